@@ -1,0 +1,1 @@
+"""Published results, each reproduced by one command: `python -m experiments.NAME`."""

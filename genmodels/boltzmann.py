@@ -1,0 +1,134 @@
+"""Layered Boltzmann machines: one energy for every number of layers and every pair of unit types."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Distribution
+
+from genmodels.interface import BlockGibbs, Latents, State
+from genmodels.units import Unit
+from samplers.fused import Precision, product
+
+
+class LayeredBoltzmann(BlockGibbs):
+    """Layers s_0 = x, s_1, ... with couplings between neighbours only:
+
+        E = −Σ_l [b_l · t(s_l) + log_base_l(s_l)] − Σ_l t(s_l)ᵀ W_l t(s_{l+1}).
+
+    Given the odd layers the even ones are independent, and the other way round. Subclasses say what the layers are.
+    """
+
+    @property
+    @abstractmethod
+    def weights(self) -> tuple[Tensor, ...]:
+        """W_l, shape (size of layer l, size of layer l + 1)."""
+
+    @property
+    @abstractmethod
+    def biases(self) -> tuple[Tensor, ...]:
+        """b_l, shape (size of layer l,)."""
+
+    @property
+    def blocks(self) -> tuple[tuple[int, ...], ...]:
+        return odd_then_even(len(self.units))
+
+    def energy(self, x: Float[Tensor, "n d"], z: Latents) -> Float[Tensor, " n"]:
+        state = (x, *z)
+        statistics = [unit.statistic(s) for unit, s in zip(self.units, state, strict=True)]
+        sites = sum(
+            t @ b + u.log_base(s) for u, s, t, b in zip(self.units, state, statistics, self.biases, strict=True)
+        )
+        pairs = sum(
+            ((below @ w) * above).sum(-1)
+            for w, below, above in zip(self.weights, statistics, statistics[1:], strict=False)
+        )
+        return -(sites + pairs)
+
+    def conditional(self, layer: int, state: State) -> Distribution:
+        return self.units[layer].distribution(self.field(layer, state))
+
+    def field(self, layer: int, state: State) -> Float[Tensor, "n d"]:
+        """The natural parameter of a layer given its neighbours: bias plus what comes from below and above."""
+        return self.anneal().field(layer, state)
+
+    def anneal(
+        self,
+        beta: float | Tensor = 1.0,
+        base: tuple[Tensor, ...] | None = None,
+        *,
+        precision: Precision = "float32",
+    ) -> Layers:
+        return Layers(self.units, self.weights, self.biases, beta=beta, base=base, precision=precision)
+
+
+class Layers:
+    """Couplings and biases prepared for many sweeps, at one inverse temperature or one a chain.
+
+    The density is exp(−β E) times exp(Σ_l (1 − β) base_l · t(s_l)) with the reference measures left as they are, so that
+    β = 0 is a layer of independent sites with fields `base` whatever the unit types. Satisfies `samplers.Conditionals`.
+    """
+
+    def __init__(
+        self,
+        units: Sequence[Unit],
+        weights: Sequence[Tensor],
+        biases: Sequence[Tensor],
+        *,
+        beta: float | Tensor = 1.0,
+        base: Sequence[Tensor] | None = None,
+        precision: Precision = "float32",
+    ):
+        self.units = tuple(units)
+        self._biases = tuple(biases)
+        self._beta = None if isinstance(beta, float) and beta == 1.0 else beta
+        self._sites = self._biases
+        if self._beta is not None:
+            rest = [torch.zeros_like(bias) for bias in self._biases] if base is None else base
+            self._sites = tuple(
+                self._beta * bias + (1 - self._beta) * zero for bias, zero in zip(self._biases, rest, strict=True)
+            )
+        discrete = [unit.num_states is not None for unit in self.units]
+        self._products = [
+            product(weight, binary=discrete[below] and discrete[below + 1], precision=precision)
+            for below, weight in enumerate(weights)
+        ]
+
+    @property
+    def blocks(self) -> tuple[tuple[int, ...], ...]:
+        return odd_then_even(len(self.units))
+
+    def noise(self, layer: int, num: int, generator: torch.Generator | None) -> Tensor:
+        return self.units[layer].noise(num, self._biases[layer], generator)
+
+    def draw(self, layer: int, state: State, noise: Tensor) -> Tensor:
+        return self.units[layer].draw(self.field(layer, state), noise)
+
+    def mean(self, layer: int, state: State) -> Tensor:
+        """Expected state of a layer given the others; as `draw`, without the noise."""
+        return self.units[layer].mean(self.field(layer, state))
+
+    def field(self, layer: int, state: State) -> Tensor:
+        """The layer's natural parameter at this inverse temperature."""
+        inputs = self._inputs(layer, state)
+        if self._beta is not None:
+            inputs = inputs * self._beta
+        return inputs + self._sites[layer]
+
+    def _inputs(self, layer: int, state: State) -> Tensor:
+        inputs = []
+        if layer > 0:
+            inputs.append(self._products[layer - 1].up(self.units[layer - 1].statistic(state[layer - 1])))
+        if layer + 1 < len(self.units):
+            inputs.append(self._products[layer].down(self.units[layer + 1].statistic(state[layer + 1])))
+        return inputs[0] if len(inputs) == 1 else inputs[0] + inputs[1]
+
+
+def odd_then_even(num_layers: int) -> tuple[tuple[int, ...], ...]:
+    """The two blocks of a layered machine; a sweep starts from the observed layer and so draws the odd layers first."""
+    layers = range(num_layers)
+    return tuple(layers[1::2]), tuple(layers[0::2])

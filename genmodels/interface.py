@@ -1,0 +1,133 @@
+"""What a model can be asked: small nominal classes, each a contract. A model's class header is its feature list.
+
+Everywhere x is the observed layer, shape (n, d), and z a tuple of latent layers, also where there is one. Energies and
+log-densities are in nats per example, shape (n,).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Distribution
+
+from genmodels.errors import BadInput
+from genmodels.units import Unit
+
+Latents = tuple[Tensor, ...]
+State = tuple[Tensor, ...]
+
+
+class Capability(ABC):  # noqa: B024 (a marker: its subclasses bring the methods)
+    """Marks the classes that a capability table lists."""
+
+
+class JointEnergy(Capability):
+    """−log p̃(x, z): the joint density up to the constant log Z."""
+
+    @abstractmethod
+    def energy(self, x: Float[Tensor, "n d"], z: Latents) -> Float[Tensor, " n"]:
+        """E(x, z) = −log p̃(x, z), nats, not normalised."""
+
+
+class FreeEnergy(Capability):
+    """−log Σ_z p̃(x, z): the latents summed out exactly."""
+
+    @abstractmethod
+    def free_energy(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """F(x) = −log Σ_z exp(−E(x, z)), nats, so that log p(x) = −F(x) − log Z."""
+
+
+class Posterior(Capability):
+    """A distribution q(z | x) over the latents."""
+
+    exact_posterior: bool
+    """Whether q(z | x) is the model's own p(z | x)."""
+
+    @abstractmethod
+    def posterior(self, x: Float[Tensor, "n d"]) -> tuple[Distribution, ...]:
+        """q(z | x), one factor a latent layer."""
+
+
+class BlockGibbs(JointEnergy):
+    """Layers that can be drawn in blocks, each given the others: what Gibbs, mean field, AIS and tempering need.
+
+    A state is the tuple of all layers, the observed one first. `anneal` gives the model at another inverse temperature
+    with its parameters frozen: chains run on that.
+    """
+
+    @property
+    @abstractmethod
+    def units(self) -> tuple[Unit, ...]:
+        """The layers' unit types, the observed one first."""
+
+    @property
+    @abstractmethod
+    def blocks(self) -> tuple[tuple[int, ...], ...]:
+        """Layers that are independent given all others, in the order of a sweep."""
+
+    @abstractmethod
+    def conditional(self, layer: int, state: State) -> Distribution:
+        """p(layer | the other layers), exact."""
+
+    @abstractmethod
+    def anneal(self, beta: float | Tensor = 1.0, base: tuple[Tensor, ...] | None = None) -> Any:
+        """The model with energy β E + (1 − β) E_0, where E_0 has only the fields `base` (zero unless given).
+
+        `beta` is a number or one per chain, shape (n, 1). What comes back draws layers (`samplers.gibbs.Conditionals`).
+        """
+
+
+class Configured(ABC):
+    """A model that can be stored: its configuration builds it again, its state_dict fills it."""
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """JSON-ready arguments of `from_config`."""
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Any:
+        """The model that `config` describes, freshly initialised."""
+
+
+def require(model: object, *capabilities: type, by: str) -> None:
+    """Check a function's needs at the door.
+
+    >>> require(object(), FreeEnergy, by="pseudo_likelihood")
+    Traceback (most recent call last):
+    genmodels.errors.BadInput: pseudo_likelihood needs FreeEnergy, which object does not have.
+    """
+    missing = [capability.__name__ for capability in capabilities if not isinstance(model, capability)]
+    if missing:
+        raise BadInput(f"{by} needs {' and '.join(missing)}, which {type(model).__name__} does not have.")
+
+
+def capabilities(model_class: type) -> tuple[str, ...]:
+    """Names of the capabilities in a model's class header, in the order of inheritance."""
+    return tuple(
+        base.__name__
+        for base in model_class.__mro__
+        if issubclass(base, Capability) and base is not Capability and _is_interface(base)
+    )
+
+
+def _is_interface(base: type) -> bool:
+    return base.__module__ == __name__
+
+
+def check_width(x: Tensor, width: int, name: str = "x") -> None:
+    """Refuse anything but a non-empty matrix with `width` columns."""
+    if x.ndim != 2 or x.shape[1] != width:
+        raise BadInput(f"{name} has shape {tuple(x.shape)}, but the model takes (n, {width}).")
+    if len(x) == 0:
+        raise BadInput(f"{name} is empty; give at least one row.")
+
+
+def default_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator on `device` with the given seed."""
+    return torch.Generator(device=device).manual_seed(seed)

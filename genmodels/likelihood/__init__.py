@@ -1,0 +1,19 @@
+"""How likely is the data: estimates that carry their error and their kind of bound."""
+
+from genmodels.likelihood.annealed import ais_log_z, raise_log_likelihood, reverse_ais_log_z
+from genmodels.likelihood.estimate import Bound, Estimate
+from genmodels.likelihood.exact import exact_log_z
+from genmodels.likelihood.pseudo import pseudo_likelihood
+from genmodels.likelihood.report import LikelihoodReport, log_likelihood
+
+__all__ = [
+    "Bound",
+    "Estimate",
+    "LikelihoodReport",
+    "ais_log_z",
+    "exact_log_z",
+    "log_likelihood",
+    "pseudo_likelihood",
+    "raise_log_likelihood",
+    "reverse_ais_log_z",
+]

@@ -1,0 +1,42 @@
+"""What an objective is, and a loss with a known gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+ObjectiveState = dict[str, Tensor]
+Metrics = dict[str, Tensor]
+
+
+class Objective(NamedTuple):
+    """How a model learns. Everything that must survive a restart is in its state, a flat dict of tensors."""
+
+    init: Callable[[Tensor, torch.Generator], ObjectiveState]
+    """init(x, generator) -> state, from a first batch x."""
+    step: Callable[[Tensor, ObjectiveState, torch.Generator], tuple[Tensor, ObjectiveState, Metrics]]
+    """step(x, state, generator) -> (loss, state, metrics); loss.backward() leaves the descent direction in .grad."""
+
+
+class _WithGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, *parameters_and_gradients: Tensor) -> Tensor:
+        ctx.gradients = parameters_and_gradients[len(parameters_and_gradients) // 2 :]
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (factor,) = upstream
+        return (None, *(gradient * factor for gradient in ctx.gradients), *(None for _ in ctx.gradients))
+
+
+def with_gradient(value: Tensor, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
+    """A scalar with the given value whose gradient in `parameters` is `gradients`.
+
+    For directions that are known in closed form and are not the gradient of anything cheap: half the cost of autograd
+    through two free energies, and the only form that the centered gradient has.
+    """
+    return _WithGradient.apply(value, *parameters, *gradients)  # pyright: ignore[reportReturnType]

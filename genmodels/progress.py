@@ -1,0 +1,47 @@
+"""Progress bars on standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn, track
+from rich.progress import Progress as RichProgress
+
+T = TypeVar("T")
+Progress = Callable[[Iterable[int], str], Iterable[int]]
+
+console = Console(stderr=True)
+_HIDDEN = frozenset({"step", "seconds", "learning_rate"})
+
+
+def no_progress(numbers: Iterable[int], description: str) -> Iterable[int]:
+    """The numbers as they are, without a bar."""
+    return numbers
+
+
+def bar(numbers: Iterable[int], description: str) -> Iterable[int]:
+    """The numbers with a bar that vanishes at the end; silent where standard error is no terminal."""
+    return track(numbers, description, console=console, transient=True, disable=not console.is_terminal)
+
+
+@contextmanager
+def training_bar(description: str) -> Iterator[Callable[[int, int, Mapping[str, float]], None]]:
+    """A bar for `fit`: step of all steps, time left, and the latest metrics."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[metrics]}"),
+    )
+    with RichProgress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+        task = shown.add_task(description, metrics="")
+
+        def update(step: int, total: int, record: Mapping[str, float]) -> None:
+            metrics = "  ".join(f"{name} {value:.4g}" for name, value in record.items() if name not in _HIDDEN)
+            shown.update(task, completed=step, total=total, metrics=metrics)
+
+        yield update

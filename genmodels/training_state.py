@@ -1,0 +1,54 @@
+"""What a run carries from step to step, and an optimizer's state as tensors and JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass
+class TrainingState:
+    """Counters, the objective's state, and the sums of this epoch's metrics."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    objective: dict[str, Tensor] = field(default_factory=dict)
+    sums: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, metrics: dict[str, Tensor]) -> None:
+        """Add one step's metrics; nothing is read back from the device."""
+        for name, value in metrics.items():
+            total = self.sums.get(name)
+            self.sums[name] = value.detach().double() if total is None else total + value.detach()
+
+    def take_means(self, num_steps: int) -> dict[str, float]:
+        """Means over the epoch's steps; the sums start anew."""
+        means = {name: float(total) / num_steps for name, total in self.sums.items()}
+        self.sums = {}
+        return means
+
+
+def flatten_optimizer(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimizer's state_dict as named tensors and a JSON-ready rest."""
+    tensors: dict[str, Tensor] = {}
+    rest: dict[str, Any] = {}
+    for index, entries in state["state"].items():
+        for name, value in entries.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{index}.{name}"] = value
+            elif value is not None:
+                rest[f"{index}.{name}"] = value
+    return tensors, {"state": rest, "groups": state["param_groups"]}
+
+
+def restore_optimizer(optimizer: Any, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+    """Undo `flatten_optimizer`."""
+    entries: dict[int, dict[str, Any]] = {}
+    named = {k.removeprefix("optimizer."): v for k, v in tensors.items() if k.startswith("optimizer.")}
+    for key, value in {**named, **meta["state"]}.items():
+        index, name = key.split(".", 1)
+        entries.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": entries, "param_groups": meta["groups"]})
