@@ -31,7 +31,7 @@ from genmodels.fit import Settings, fit
 from genmodels.interface import default_generator
 from genmodels.likelihood import Estimate, ais_log_z, raise_log_likelihood, reverse_ais_log_z
 from genmodels.likelihood.exact import mean_free_energy
-from genmodels.objectives import Penalty, pcd
+from genmodels.objectives import pcd
 from genmodels.progress import bar, training_bar
 from samplers import gibbs, run, salakhutdinov_murray_schedule
 
@@ -47,12 +47,11 @@ class Config:
     train_data: str = "mnist-dynamic-60k"
     test_data: str = "mnist-binarized"
     hidden: int = 500
-    num_steps: int = 8
+    num_steps: int = 6
     num_chains: int = 200
     batch_size: int = 200
     learning_rate: float = 0.2
-    l2: float = 1e-4
-    epochs: int = 250
+    epochs: int = 300
     average: float = 0.9995
     seeds: tuple[int, ...] = (0, 1, 2)
     ais_chains: int = 100
@@ -84,7 +83,7 @@ def train(config: Config, seed: int, data: DataSet, out: Path) -> RBM:
     generator = default_generator(seed)
     model = RBM(Bernoulli(data.num_features), Bernoulli(config.hidden), generator=generator)
     model.initialise_from_data(data.train.fixed(seed))
-    objective = pcd(model, num_steps=config.num_steps, num_chains=config.num_chains, penalty=Penalty(l2=config.l2))
+    objective = pcd(model, num_steps=config.num_steps, num_chains=config.num_chains)
     settings = Settings(
         epochs=config.epochs,
         batch_size=config.batch_size,

@@ -107,7 +107,7 @@ def film_strip(frames: Float[Tensor, "t n d"], steps: Sequence[int], image_shape
 
 
 def training_curves(records: Sequence[Mapping[str, float | int]]) -> Figure:
-    """Draw every logged metric against "epoch", one panel per quantity; a record may lack some metrics.
+    """Draw every logged metric but "step" against "epoch", one panel per quantity; a record may lack some metrics.
 
     `train_`, `valid_` and `test_` versions share a panel, and so do all keys that start with `log_likelihood`,
     `pseudo_likelihood` or `free_energy_gap`. `<metric>_std_error` becomes error bars of 2 standard errors, and a
@@ -248,7 +248,7 @@ def _panels(records: Sequence[Mapping[str, float | int]]) -> dict[str, list[str]
         if broken := [key for key, value in record.items() if not math.isfinite(value)]:
             raise BadInput(f"The metric {broken[0]} is {record[broken[0]]} at epoch {record['epoch']}.")
     for key in dict.fromkeys(key for record in records for key in record):
-        if key != "epoch" and not key.endswith("_std_error"):
+        if key not in ("epoch", "step") and not key.endswith("_std_error"):
             head, _, rest = key.partition("_")
             base = rest if head in _SPLITS else key
             panel = next((family for family in _FAMILIES if base.startswith(family)), base)

@@ -22,6 +22,7 @@ from torch.distributions import Distribution, Independent, Normal, OneHotCategor
 from torch.nn.functional import softplus
 
 from genmodels.errors import BadInput
+from samplers.fused import uniform
 
 
 class Unit(nn.Module, ABC):
@@ -106,7 +107,7 @@ class Bernoulli(Unit):
         return torch.sigmoid(field)
 
     def noise(self, num, like, generator):
-        return torch.rand(num, self.size, generator=generator, dtype=like.dtype, device=like.device)
+        return uniform(num, self.size, dtype=like.dtype, device=like.device, generator=generator)
 
     def draw(self, field, noise):
         mean = torch.sigmoid(field)

@@ -175,7 +175,7 @@ def curves(figure: Figure) -> Iterator[tuple[str, str, list[tuple[float, float]]
 
 def test_curves_skip_missing_values_and_pair_the_splits():
     records = [
-        {"epoch": 0, "train_loss": 3.0, "accept_prob": 0.7},
+        {"epoch": 0, "step": 600, "train_loss": 3.0, "accept_prob": 0.7},
         {"epoch": 1, "train_loss": 2.0, "valid_loss": 2.5},
         {"epoch": 2, "valid_loss": 2.2, "accept_prob": 0.6, "pseudo_likelihood": -11.0},
     ]
