@@ -31,6 +31,7 @@ from genmodels.fit import Settings, fit
 from genmodels.interface import default_generator
 from genmodels.likelihood import Estimate, ais_log_z, raise_log_likelihood, reverse_ais_log_z
 from genmodels.likelihood.exact import mean_free_energy
+from genmodels.likelihood.report import from_log_z
 from genmodels.objectives import pcd
 from genmodels.progress import bar, training_bar
 from samplers import gibbs, run, salakhutdinov_murray_schedule
@@ -119,8 +120,8 @@ def evaluate(
     )
     free_energy, _ = mean_free_energy(model, test)
     return {
-        "test_log_likelihood": replace(forward, value=-free_energy - forward.value, bound="upper"),
-        "test_log_likelihood_reverse": replace(reverse, value=-free_energy - reverse.value, bound="lower"),
+        "test_log_likelihood": from_log_z(free_energy, forward),
+        "test_log_likelihood_reverse": from_log_z(free_energy, reverse),
         "test_log_likelihood_lower": conservative,
         "log_z": forward,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -40,14 +41,12 @@ class LayeredBoltzmann(BlockGibbs):
     def energy(self, x: Float[Tensor, "n d"], z: Latents) -> Float[Tensor, " n"]:
         state = (x, *z)
         statistics = [unit.statistic(s) for unit, s in zip(self.units, state, strict=True)]
-        sites = sum(
-            t @ b + u.log_base(s) for u, s, t, b in zip(self.units, state, statistics, self.biases, strict=True)
-        )
-        pairs = sum(
-            ((below @ w) * above).sum(-1)
-            for w, below, above in zip(self.weights, statistics, statistics[1:], strict=False)
-        )
-        return -(sites + pairs)
+        log_density = x.new_zeros(len(x))
+        for unit, s, t, bias in zip(self.units, state, statistics, self.biases, strict=True):
+            log_density = log_density + t @ bias + unit.log_base(s)
+        for weight, (below, above) in zip(self.weights, pairwise(statistics), strict=True):
+            log_density = log_density + ((below @ weight) * above).sum(-1)
+        return -log_density
 
     def conditional(self, layer: int, state: State) -> Distribution:
         return self.units[layer].distribution(self.field(layer, state))

@@ -6,10 +6,11 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,67 +23,101 @@ FORMAT = "genmodels"
 FORMAT_VERSION = 1
 
 
+class Checkpoint(NamedTuple):
+    """What a checkpoint holds."""
+
+    tensors: dict[str, Tensor]
+    meta: dict[str, Any]
+    versions: dict[str, str]
+    """The versions of genmodels and torch that wrote it."""
+
+
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """Write tensors and JSON-ready `meta` to `path`; an existing file is replaced whole or left as it was."""
+    """Write tensors and JSON-ready `meta` to `path`; an existing file is replaced whole or left as it was.
+
+    The bytes depend on the content and the versions alone.
+    """
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps(meta, sort_keys=True)
-    header = {
-        "format": FORMAT,
-        "format_version": str(FORMAT_VERSION),
-        "meta": text,
-        "digest": _digest(held, text),
-        "versions": json.dumps({name: version(name) for name in ("genmodels", "torch")}),
-    }
-    write_atomically(path, save(held, header))
+    header = {"format_version": FORMAT_VERSION, "versions": current_versions(), "meta": meta}
+    header["digest"] = _digest(held, header)
+    # One entry, because safetensors writes several in random order.
+    write_atomically(path, save(held, {FORMAT: json.dumps(header, sort_keys=True)}))
 
 
-def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and meta of a checkpoint, after its format, version and digest are checked."""
+def load_checkpoint(path: Path) -> Checkpoint:
+    """What `save_checkpoint` wrote, after format, version and digest are checked."""
     if not path.is_file():
-        raise BadInput(f"There is no checkpoint at {path}; train one with `genmodels train`.")
+        raise BadInput(f"There is no checkpoint at {path}: train a model with `genmodels train`.")
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            if header.get("format") != FORMAT:
-                raise BadInput(f"{path} is a safetensors file of another program, not a genmodels checkpoint.")
-            if int(header.get("format_version", "0")) > FORMAT_VERSION:
-                raise BadInput(
-                    f"{path} has checkpoint format {header['format_version']}, newer than this genmodels reads "
-                    f"({FORMAT_VERSION}); upgrade genmodels."
-                )
+            header = _header(path, file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError, ValueError) as error:
-        if isinstance(error, BadInput):
-            raise
+    except SafetensorError as error:
         raise BadInput(
-            f"{path} is truncated or no checkpoint ({error}); restore it from a copy or train again."
+            f"{path} is truncated or no checkpoint ({error}): restore it from a copy or train again."
         ) from error
-    if header.get("digest") != _digest(tensors, header.get("meta", "")):
-        raise BadInput(f"{path} was altered after it was written (its digest does not match); restore it from a copy.")
-    return tensors, json.loads(header["meta"])
+    if header.pop("digest", None) != _digest(tensors, header):
+        raise _altered(path)
+    return Checkpoint(tensors, header["meta"], header["versions"])
+
+
+def current_versions() -> dict[str, str]:
+    """The versions on which a run's numbers depend."""
+    return {name: version(name) for name in ("genmodels", "torch")}
+
+
+def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    if FORMAT not in metadata:
+        raise BadInput(f"{path} is a safetensors file of another program: give a checkpoint that genmodels wrote.")
+    try:
+        header = json.loads(metadata[FORMAT])
+        newer = header["format_version"] > FORMAT_VERSION
+    except (ValueError, KeyError, TypeError) as error:
+        raise _altered(path) from error
+    if newer:
+        raise BadInput(
+            f"{path} has checkpoint format {header['format_version']}, and this genmodels reads up to "
+            f"{FORMAT_VERSION}: upgrade genmodels."
+        )
+    return header
+
+
+def _altered(path: Path) -> BadInput:
+    return BadInput(f"{path} was altered after it was written (its digest does not match): restore it from a copy.")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write beside, flush to disk, rename: at no moment is there a half-written `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # One name per target: what a killed process leaves behind is overwritten by the next.
+    beside = path.with_name(f".{path.name}.tmp")
+    with explained_if_full(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(beside, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        except OSError:
+            beside.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def explained_if_full(path: Path) -> Iterator[None]:
+    """Turn a full disk into one sentence; other errors pass."""
     try:
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        yield
     except OSError as error:
-        beside.unlink(missing_ok=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise BadInput(f"No room on disk for {path}; free {len(content) >> 20} MiB and resume.") from error
+            raise BadInput(f"There is no room on disk to write {path}: free some, then go on.") from error
         raise
 
 
-def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
-    hasher = hashlib.blake2b(text.encode(), digest_size=16)
+def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
+    hasher = hashlib.blake2b(json.dumps(header, sort_keys=True).encode(), digest_size=16)
     for name in sorted(tensors):
         tensor = tensors[name]
         hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        hasher.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        hasher.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return hasher.hexdigest()

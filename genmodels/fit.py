@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from genmodels.checkpoint import load_checkpoint, save_checkpoint
+from genmodels.checkpoint import current_versions, load_checkpoint, save_checkpoint
+from genmodels.device import choose_device
 from genmodels.errors import BadInput
+from genmodels.interface import BlockGibbs, check_width
 from genmodels.metrics import MetricsFile, Record
 from genmodels.objectives import Objective
+from genmodels.settings import Settings
 from genmodels.signals import StopRequest
-from genmodels.training_state import TrainingState, flatten_optimizer, restore_optimizer
+from genmodels.training_state import TrainingState, flatten_optimizer, part, restore_optimizer, with_prefix
+
+CHECKPOINT = "checkpoint.safetensors"
+METRICS = "metrics.jsonl"
 
 Callback = Callable[[Record, nn.Module], Mapping[str, float] | None]
+ShowProgress = Callable[[int, int, Record], None]
 
 
 class Rows(Protocol):
@@ -32,37 +41,6 @@ class Rows(Protocol):
     def batch(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """The rows with the given numbers, float32, shape (len(index), d)."""
         ...
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to train. A learning rate follows `schedule` from `learning_rate` towards 0 over all steps."""
-
-    epochs: int = 60
-    batch_size: int = 100
-    optimizer: str = "SGD"
-    """Name of any optimizer in torch.optim."""
-    learning_rate: float = 0.05
-    optimizer_options: dict[str, Any] = field(default_factory=dict)
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    average: float = 0.999
-    """Decay per step of the exponential moving average of the weights, which is what training returns; 0 for none."""
-    seed: int = 0
-    device: str = "auto"
-    precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"] = "32-true"
-    checkpoint_every: int = 1
-    """Epochs between checkpoints."""
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or self.checkpoint_every < 1:
-            raise BadInput("epochs, batch_size and checkpoint_every must be at least 1.")
-        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
-            raise BadInput(f"The learning rate must be a positive number, not {self.learning_rate}.")
-        if not 0 <= self.average < 1:
-            raise BadInput(f"The averaging decay must lie in [0, 1), not {self.average}.")
-        chosen = getattr(torch.optim, self.optimizer, None)
-        if not (isinstance(chosen, type) and issubclass(chosen, torch.optim.Optimizer)):
-            raise BadInput(f"torch.optim has no optimizer {self.optimizer!r}; try SGD or Adam.")
 
 
 class Diverged(BadInput):
@@ -78,101 +56,125 @@ def fit(
     out: Path | None = None,
     callbacks: Sequence[Callback] = (),
     config: Mapping[str, Any] | None = None,
-    progress: Callable[[int, int, Record], None] | None = None,
+    progress: ShowProgress | None = None,
 ) -> list[Record]:
     """Train `model` in place and return one record of metrics per epoch; the model ends with its averaged weights.
 
-    With `out`, that folder gets `checkpoint.safetensors` (with `config` in it) and `metrics.jsonl`; a run that already has a
-    checkpoint there is taken up from it, and on a CPU ends bit-identical to one that was never interrupted. SIGINT and
-    SIGTERM finish the step, save, and raise KeyboardInterrupt. Each callback gets the epoch's record and the averaged
-    model, and may return metrics to add.
+    With `out`, that folder gets `checkpoint.safetensors` (with `config` in it) and `metrics.jsonl`; a run that already
+    has a checkpoint there is taken up from it, and on a CPU ends bit-identical to one that was never interrupted. SIGINT
+    and SIGTERM finish the step, save, and raise KeyboardInterrupt. Each callback gets the epoch's record and the averaged
+    model, and may return metrics to add. `progress` gets the step, the number of all steps, and the latest record.
 
     The data's order depends on the seed and the epoch alone; all other random numbers come from two generators in the
     checkpoint.
     """
     settings = Settings() if settings is None else settings
-    if len(data) == 0:
-        raise BadInput("The training data are empty; give at least one row.")
-    fabric = make_fabric(settings)
-    run = _Run(fabric, model, objective, data, settings, out, dict(config or {}))
+    check_rows(model, data)
+    run = _Run(model, objective, data, settings, out, config or {}, progress)
     run.start()
     with StopRequest() as stop:
-        while run.state.epoch < settings.epochs:
-            run.epoch(stop, progress)
-            if stop.requested:
+        while run.state.epoch < settings.epochs and not stop.requested:
+            run.epoch(stop)
+            if not stop.requested:
+                run.finish_epoch(callbacks)
+            last = run.state.epoch == settings.epochs
+            if stop.requested or last or run.state.epoch % settings.checkpoint_every == 0:
                 run.save()
-                raise KeyboardInterrupt
-            run.finish_epoch(callbacks)
-            if run.state.epoch % settings.checkpoint_every == 0 or run.state.epoch == settings.epochs:
-                run.save()
+        if stop.requested:
+            raise KeyboardInterrupt
     if settings.average:
         model.load_state_dict(run.average.state_dict())
     return run.records
 
 
+def check_rows(model: nn.Module, data: Rows) -> None:
+    """Refuse data that are empty, of another width than the model's observed layer, or outside its support."""
+    if len(data) == 0:
+        raise BadInput("The training data are empty: give at least one row.")
+    if not isinstance(model, BlockGibbs):
+        return
+    unit, generator = model.units[0], torch.Generator().manual_seed(0)
+    for rows in torch.arange(len(data)).split(8192):
+        x = data.batch(rows, generator)
+        check_width(x, unit.size, "the training data")
+        try:
+            unit.check(x)
+        except BadInput:
+            # Once more from the first row, so that the sentence names the row's number among all.
+            unit.check(data.batch(torch.arange(int(rows[-1]) + 1), generator))
+
+
 def make_fabric(settings: Settings) -> Fabric:
     """Fabric on the wanted device; a missing one is an error, not a fallback."""
-    kind = settings.device.split(":")[0]
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise BadInput("There is no CUDA device here; use --device cpu or auto.")
-    if kind not in ("auto", "cpu", "cuda", "mps"):
-        raise BadInput(f"Unknown device {settings.device!r}; use auto, cpu, cuda or mps.")
-    if kind == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "cpu"
-    index = [int(settings.device.split(":")[1])] if ":" in settings.device and kind == "cuda" else 1
-    return Fabric(accelerator=kind, devices=index, precision=settings.precision)
+    device = choose_device(settings.device)
+    devices = [device.index or 0] if device.type == "cuda" else 1
+    return Fabric(accelerator=device.type, devices=devices, precision=settings.precision)
 
 
 class _Run:
     """One run's moving parts."""
 
-    def __init__(self, fabric, model, objective, data, settings, out: Path | None, config: dict):
-        self.fabric, self.objective, self.data, self.settings = fabric, objective, data, settings
-        self.model = fabric.to_device(model)
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        data: Rows,
+        settings: Settings,
+        out: Path | None,
+        config: Mapping[str, Any],
+        progress: ShowProgress | None,
+    ):
+        self.objective, self.data, self.settings = objective, data, settings
+        self.out, self._config, self._progress = out, config, progress
+        self.fabric = make_fabric(settings)
+        self._dtype = torch.float64 if settings.precision == "64-true" else torch.float32
+        self.model = self.fabric.to_device(model.to(self._dtype))
         self.average = copy.deepcopy(model).requires_grad_(False)
-        optimizer = getattr(torch.optim, settings.optimizer)(
-            model.parameters(), lr=settings.learning_rate, **settings.optimizer_options
-        )
-        self.optimizer = fabric.setup_optimizers(optimizer)
-        self.checkpoint = None if out is None else out / "checkpoint.safetensors"
-        self.metrics = None if out is None else MetricsFile(out / "metrics.jsonl")
-        self.config = config
-        self.records: list[Record] = []
+        self._parameters: list[Tensor] = list(model.parameters())
+        self._averaged: list[Tensor] = list(self.average.parameters())
+        self.optimizer: Any = self.fabric.setup_optimizers(settings.make_optimizer(self._parameters))
         self.data_generator = torch.Generator().manual_seed(settings.seed)
-        self.chain_generator = torch.Generator(device=fabric.device).manual_seed(settings.seed + 1)
-        self.state = TrainingState()
+        self.chain_generator = torch.Generator(device=self.fabric.device).manual_seed(settings.seed + 1)
         self.steps_per_epoch = math.ceil(len(data) / settings.batch_size)
-        self._parameters = list(model.parameters())
-        self._averaged = list(self.average.parameters())
+        self.state = TrainingState()
+        self.records: list[Record] = []
+        self._seconds = 0.0
 
     def start(self) -> None:
-        if self.checkpoint is not None and self.checkpoint.exists():
-            self._restore()
-            return
+        """Take up the run that `out` holds, or begin one there."""
         rows = torch.arange(min(self.settings.batch_size, len(self.data)))
-        first = self.fabric.to_device(self.data.batch(rows, torch.Generator().manual_seed(self.settings.seed)))
+        first = self._read(rows, torch.Generator().manual_seed(self.settings.seed))
         self.state.objective = self.objective.init(first, self.chain_generator)
-        if self.checkpoint is not None:
+        if self.out is None:
+            return
+        if (self.out / CHECKPOINT).exists():
+            self._restore(self.out)
+        elif (self.out / METRICS).exists():
+            raise BadInput(f"{self.out} holds the {METRICS} of something else: choose an empty folder.")
+        else:
             self.save()
 
-    def epoch(self, stop: StopRequest, progress) -> None:
+    def epoch(self, stop: StopRequest) -> None:
         """The rest of the current epoch, or as much as there is before a stop is requested."""
-        state, settings = self.state, self.settings
-        order = torch.randperm(len(self.data), generator=_epoch_generator(settings.seed, state.epoch))
+        state, size = self.state, self.settings.batch_size
+        order = torch.randperm(len(self.data), generator=_epoch_generator(self.settings.seed, state.epoch))
         started = time.perf_counter()
         while state.batch < self.steps_per_epoch and not stop.requested:
-            rows = order[state.batch * settings.batch_size :][: settings.batch_size]
-            self._step(self.fabric.to_device(self.data.batch(rows, self.data_generator)))
-            if progress is not None and (state.batch % 20 == 0 or state.batch == self.steps_per_epoch):
-                last = self.records[-1] if self.records else {}
-                progress(state.step, self.steps_per_epoch * settings.epochs, last)
-        self.seconds = time.perf_counter() - started
+            self._step(self._read(order[state.batch * size :][:size], self.data_generator))
+            if state.batch % 20 == 0:
+                self._show_progress()
+        self._seconds = time.perf_counter() - started
+        if not all(bool(torch.isfinite(p).all()) for p in self._parameters):
+            raise self._diverged()
+
+    def _read(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        return self.fabric.to_device(self.data.batch(rows, generator)).to(self._dtype)
 
     def _step(self, x: Tensor) -> None:
-        state = self.state
-        factor = _schedule(self.settings.schedule, state.step / (self.steps_per_epoch * self.settings.epochs))
+        state, settings = self.state, self.settings
+        learning_rate = settings.learning_rate_at(state.step / (self.steps_per_epoch * settings.epochs))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * factor
+            group["lr"] = learning_rate
         with self.fabric.autocast():
             loss, state.objective, metrics = self.objective.step(x, state.objective, self.chain_generator)
         if not math.isfinite(loss.detach()):
@@ -180,8 +182,8 @@ class _Run:
         self.optimizer.zero_grad()
         self.fabric.backward(loss)
         self.optimizer.step()
-        if self.settings.average:
-            decay = min(self.settings.average, (1 + state.step) / (10 + state.step))
+        if settings.average:
+            decay = min(settings.average, (1 + state.step) / (10 + state.step))
             torch._foreach_lerp_(self._averaged, self._parameters, 1 - decay)
         state.add(metrics)
         state.step += 1
@@ -189,81 +191,81 @@ class _Run:
 
     @torch.no_grad()
     def finish_epoch(self, callbacks: Sequence[Callback]) -> None:
+        """Count the epoch and record its metrics, with those of the callbacks."""
         self.state.epoch += 1
         self.state.batch = 0
-        record: Record = {"epoch": self.state.epoch, "step": self.state.step, "seconds": self.seconds}
+        record: Record = {"epoch": self.state.epoch, "step": self.state.step, "seconds": self._seconds}
         record |= self.state.take_means(self.steps_per_epoch)
         record["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         for callback in callbacks:
             record |= callback(record, self.average if self.settings.average else self.model) or {}
         self.records.append(record)
-        if self.metrics is not None:
-            self.metrics.append(record)
+        if self.out is not None:
+            MetricsFile(self.out / METRICS).append(record)
+        self._show_progress()
+
+    def _show_progress(self) -> None:
+        if self._progress is not None:
+            last = self.records[-1] if self.records else {}
+            self._progress(self.state.step, self.steps_per_epoch * self.settings.epochs, last)
 
     def save(self) -> None:
-        if self.checkpoint is None:
+        """Write the checkpoint, if there is a folder for it."""
+        if self.out is None:
             return
-        if not all(bool(torch.isfinite(p).all()) for p in self._parameters):
-            raise self._diverged()
         state = self.state
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        if self.settings.average:
-            tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
-        optimizer_tensors, optimizer_meta = flatten_optimizer(self.optimizer.state_dict())
-        tensors |= optimizer_tensors
-        tensors |= {f"objective.{k}": v for k, v in state.objective.items()}
-        tensors |= {f"sum.{k}": v for k, v in state.sums.items()}
-        tensors["generator.data"] = self.data_generator.get_state()
-        tensors["generator.chains"] = self.chain_generator.get_state()
-        meta = {
-            "config": self.config,
-            "epoch": state.epoch,
-            "batch": state.batch,
-            "step": state.step,
-            "optimizer": optimizer_meta,
-            "records": len(self.records),
+        optimizer, optimizer_meta = flatten_optimizer(self.optimizer.state_dict())
+        tensors = {
+            **with_prefix("model", self.model.state_dict()),
+            **with_prefix("average", self.average.state_dict() if self.settings.average else {}),
+            **with_prefix("optimizer", optimizer),
+            **with_prefix("objective", state.objective),
+            **with_prefix("sum", state.sums),
+            "generator.data": self.data_generator.get_state(),
+            "generator.chains": self.chain_generator.get_state(),
         }
-        save_checkpoint(self.checkpoint, tensors, meta)
+        counters = {"epoch": state.epoch, "batch": state.batch, "step": state.step}
+        meta = {"run": self._identity(), "optimizer": optimizer_meta, **counters}
+        save_checkpoint(self.out / CHECKPOINT, tensors, meta)
 
-    def _restore(self) -> None:
-        assert self.checkpoint is not None
-        assert self.metrics is not None
-        tensors, meta = load_checkpoint(self.checkpoint)
-        if meta["config"] != self.config:
-            raise BadInput(f"{self.checkpoint.parent} holds another run; choose an empty folder or resume that run.")
-        self.model.load_state_dict(_part(tensors, "model."))
+    def _restore(self, out: Path) -> None:
+        tensors, meta, versions = load_checkpoint(out / CHECKPOINT)
+        identity, held = self._identity(), meta["run"]
+        if changed := ", ".join(name for name in identity if identity[name] != held.get(name)):
+            raise BadInput(
+                f"{out} holds a run with another {changed}: choose an empty folder, or take it up unchanged."
+            )
+        if versions != current_versions():
+            warnings.warn(f"{out} was begun with {versions}; its end may differ in the last digits.", stacklevel=4)
+        self.model.load_state_dict(part("model", tensors))
         if self.settings.average:
-            self.average.load_state_dict(_part(tensors, "average."))
-        restore_optimizer(self.optimizer, tensors, meta["optimizer"])
-        device = self.fabric.device
+            self.average.load_state_dict(part("average", tensors))
+        restore_optimizer(self.optimizer, part("optimizer", tensors), meta["optimizer"])
         self.state = TrainingState(
             epoch=meta["epoch"],
             batch=meta["batch"],
             step=meta["step"],
-            objective={k: v.to(device) for k, v in _part(tensors, "objective.").items()},
-            sums={k: v.to(device) for k, v in _part(tensors, "sum.").items()},
+            objective=self.fabric.to_device(part("objective", tensors)),
+            sums=self.fabric.to_device(part("sum", tensors)),
         )
         self.data_generator.set_state(tensors["generator.data"])
         self.chain_generator.set_state(tensors["generator.chains"])
-        self.records = self.metrics.keep_first(meta["records"])
+        self.records = MetricsFile(out / METRICS).keep_first(self.state.epoch)
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same for a run to be taken up, as JSON gives it back."""
+        tensors = {**self.model.state_dict(), **with_prefix("objective", self.state.objective)}
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        same = {**asdict(self.settings), "device": self.fabric.device.type, "config": self._config}
+        return json.loads(json.dumps({**same, "num_rows": len(self.data), "shape": shapes}))
 
     def _diverged(self) -> Diverged:
-        kept = "" if self.checkpoint is None else f" the last good checkpoint is kept in {self.checkpoint};"
+        kept = "" if self.out is None else f" the last good checkpoint is kept in {self.out};"
         return Diverged(
-            f"Training diverged at step {self.state.step} (epoch {self.state.epoch + 1}):{kept} lower the learning rate "
-            f"from {self.settings.learning_rate:g}."
+            f"Training diverged at step {self.state.step} (epoch {self.state.epoch + 1});{kept} lower the learning "
+            f"rate from {self.settings.learning_rate:g}."
         )
-
-
-def _schedule(name: str, done: float) -> float:
-    if name == "linear":
-        return 1 - done
-    return 0.5 * (1 + math.cos(math.pi * done)) if name == "cosine" else 1.0
 
 
 def _epoch_generator(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
-
-
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from genmodels.checkpoint import explained_if_full, write_atomically
+from genmodels.errors import BadInput
+
 Record = dict[str, float]
 
 
@@ -12,24 +15,25 @@ class MetricsFile:
     """An append-only file of records."""
 
     def __init__(self, path: Path):
-        self._path = path
+        self.path = path
 
     def append(self, record: Record) -> None:
         """Add one line."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self._path, "a") as file:
+        with explained_if_full(self.path), open(self.path, "a") as file:
             file.write(json.dumps(record) + "\n")
 
     def read(self) -> list[Record]:
         """All complete records; a line that a killed run left half-written is not one."""
-        if not self._path.exists():
+        if not self.path.exists():
             return []
-        lines = self._path.read_text().split("\n")
-        return [json.loads(line) for line in lines[:-1]]
+        lines = self.path.read_text().split("\n")
+        try:
+            return [json.loads(line) for line in lines[:-1]]
+        except ValueError as error:
+            raise BadInput(f"{self.path} is damaged ({error}): delete it, or restore it from a copy.") from error
 
     def keep_first(self, count: int) -> list[Record]:
         """Drop what was written after the checkpoint with `count` records."""
         records = self.read()[:count]
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text("".join(json.dumps(record) + "\n" for record in records))
+        write_atomically(self.path, "".join(json.dumps(record) + "\n" for record in records).encode())
         return records

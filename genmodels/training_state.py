@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,7 @@ class TrainingState:
     objective: dict[str, Tensor] = field(default_factory=dict)
     sums: dict[str, Tensor] = field(default_factory=dict)
 
-    def add(self, metrics: dict[str, Tensor]) -> None:
+    def add(self, metrics: Mapping[str, Tensor]) -> None:
         """Add one step's metrics; nothing is read back from the device."""
         for name, value in metrics.items():
             total = self.sums.get(name)
@@ -31,24 +32,38 @@ class TrainingState:
         return means
 
 
-def flatten_optimizer(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def flatten_optimizer(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """An optimizer's state_dict as named tensors and a JSON-ready rest."""
     tensors: dict[str, Tensor] = {}
     rest: dict[str, Any] = {}
     for index, entries in state["state"].items():
         for name, value in entries.items():
             if isinstance(value, Tensor):
-                tensors[f"optimizer.{index}.{name}"] = value
+                tensors[f"{index}.{name}"] = value
             elif value is not None:
                 rest[f"{index}.{name}"] = value
     return tensors, {"state": rest, "groups": state["param_groups"]}
 
 
-def restore_optimizer(optimizer: Any, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+def restore_optimizer(optimizer: Any, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
     """Undo `flatten_optimizer`."""
     entries: dict[int, dict[str, Any]] = {}
-    named = {k.removeprefix("optimizer."): v for k, v in tensors.items() if k.startswith("optimizer.")}
-    for key, value in {**named, **meta["state"]}.items():
+    for key, value in {**tensors, **meta["state"]}.items():
         index, name = key.split(".", 1)
         entries.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": entries, "param_groups": meta["groups"]})
+
+
+def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under `prefix.name`, as one file holds several groups of them."""
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def part(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Undo `with_prefix` for one group.
+
+    >>> part("model", {"model.weight": 1, "average.weight": 2})
+    {'weight': 1}
+    """
+    start = prefix + "."
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}

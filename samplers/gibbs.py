@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from samplers.kernel import Info, Kernel
+from samplers.kernel import Kernel
 
 State = tuple[Tensor, ...]
 Clamp = Mapping[int, Tensor | bool]
@@ -41,10 +41,11 @@ def gibbs(conditionals: Conditionals, *, clamp: Clamp | None = None) -> Kernel:
     """
     held: Clamp = {} if clamp is None else clamp
 
-    def step(state: State, generator: torch.Generator) -> tuple[State, Info]:
-        return update(conditionals, state, draw_noise(conditionals, state, held, generator), held), {}
-
-    return Kernel(init=tuple, step=step)
+    return Kernel(
+        init=tuple,
+        noise=lambda state, generator: draw_noise(conditionals, state, held, generator),
+        update=lambda state, noise: (update(conditionals, state, noise, held), {}),
+    )
 
 
 def draw_noise(conditionals: Conditionals, state: State, clamp: Clamp, generator: torch.Generator) -> dict[int, Tensor]:

@@ -12,12 +12,21 @@ Info = dict[str, Tensor]
 
 
 class Kernel(NamedTuple):
-    """A Markov transition as a pair of pure functions; chains are the leading axis of every tensor."""
+    """A Markov transition of pure functions; chains are the leading axis of every tensor.
+
+    A step draws its noise and then updates: the update alone is deterministic, so it can be tested without statistics.
+    """
 
     init: Callable[[Any], Any]
     """init(position) -> state: what the chain carries."""
-    step: Callable[[Any, torch.Generator], tuple[Any, Info]]
-    """step(state, generator) -> (state, info): one transition of every chain; consumes only the generator's numbers."""
+    noise: Callable[[Any, torch.Generator], Any]
+    """noise(state, generator) -> all random numbers of one step."""
+    update: Callable[[Any, Any], tuple[Any, Info]]
+    """update(state, noise) -> (state, info): one transition of every chain."""
+
+    def step(self, state: Any, generator: torch.Generator) -> tuple[Any, Info]:
+        """One transition of every chain."""
+        return self.update(state, self.noise(state, generator))
 
 
 class Trace:

@@ -59,7 +59,7 @@ def products(hidden: int, config: Config) -> None:
     """The five products of every update, nothing else: three conditionals and two correlations."""
     x, h, w = torch.ones(config.batch_size, VISIBLE), torch.ones(config.batch_size, hidden), torch.ones(VISIBLE, hidden)
     for _ in range(config.num_examples // config.batch_size):
-        x @ w, h @ w.T, x @ w, x.T @ h, x.T @ h
+        _ = x @ w, h @ w.T, x @ w, x.T @ h, x.T @ h
 
 
 def interleaved(works: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from genmodels.boltzmann import LayeredBoltzmann
 from genmodels.errors import BadInput
 from genmodels.interface import FreeEnergy, check_width, require
-from genmodels.likelihood.estimate import Estimate, effective_sample_size, log_mean_exp, log_mean_exp_error
+from genmodels.likelihood.estimate import Bound, Estimate, effective_sample_size, log_mean_exp, log_mean_exp_error
 from genmodels.progress import Progress, no_progress
 from genmodels.rbm import RBM
 from samplers import ais_log_weights, gibbs, reverse_ais_log_weights, run
@@ -47,8 +47,9 @@ class MarginalPath:
     @property
     def log_z0(self) -> float:
         """log Z at β = 0, exact."""
-        even = sum(float(self._units[i].log_partition(self._base[i].double())) for i in self._even)
-        return even + sum(float(self._units[i].log_partition(self._biases[i].double() * 0)) for i in self._odd)
+        fields = {i: self._base[i] for i in self._even} | {i: torch.zeros_like(self._biases[i]) for i in self._odd}
+        with torch.no_grad():
+            return sum(float(self._units[i].log_partition(field.double())) for i, field in fields.items())
 
     def start(self, num: int, generator: torch.Generator) -> PathState:
         return self.state(self._draw({layer: self._base[layer].expand(num, -1) for layer in self._even}, generator))
@@ -194,7 +195,7 @@ def _path(model: LayeredBoltzmann, base_bias: Tensor, betas: Tensor, num_chains:
     return MarginalPath(model, base_bias)
 
 
-def _log_z(log_z0: float, log_weight: Tensor, sign: int, bound, method: str) -> Estimate:
+def _log_z(log_z0: float, log_weight: Tensor, sign: int, bound: Bound, method: str) -> Estimate:
     signed = sign * log_weight
     diagnostics = {"ess": effective_sample_size(signed), "log_weight_std": float(log_weight.std(correction=0))}
     value = log_z0 + sign * log_mean_exp(signed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,7 @@ from torch import Tensor
 from genmodels.errors import BadInput
 from genmodels.interface import check_width, default_generator, require
 from genmodels.likelihood.annealed import ais_log_z, raise_log_likelihood, reverse_ais_log_z
-from genmodels.likelihood.estimate import Estimate
+from genmodels.likelihood.estimate import Bound, Estimate
 from genmodels.likelihood.exact import exact_log_z, mean_free_energy, num_enumerated_states
 from genmodels.progress import Progress, no_progress
 from genmodels.rbm import RBM
@@ -25,6 +25,7 @@ Schedule = Literal["salakhutdinov-murray", "uniform"]
 _AUTO_EXACT_STATES = 1 << 16
 _WIDE = 1.0
 _FEW = 0.1
+RAISE_CHAINS = 4
 
 
 @dataclass(frozen=True)
@@ -82,72 +83,103 @@ def log_likelihood(
 ) -> LikelihoodReport:
     """Mean log p(x) over the rows, nats per example, with its error, its kind of bound, and both sides of the bracket.
 
-    "exact" enumerates the smaller side. "ais" brackets log Z between forward AIS and reverse AIS from chains started at
-    the rows; "raise" takes RAISE as the lower side. "auto" is exact up to 2^16 states; beyond, "ais", with the RAISE side
-    beside it in the diagnostics. The value of an inexact method is forward AIS, an optimistic side: read it with the
-    bracket. `base` (default: x) gives the base rates where annealing starts; the estimates stay valid for any.
+    "exact" enumerates the smaller side. The other methods give forward AIS as the value, an optimistic side, and below it
+    the reverse AIS of chains started at the rows ("ais"), RAISE ("raise"), or both of them with RAISE as the lower side.
+    "auto" is exact up to 2^16 states and all three beyond. `base` (default: x) gives the base rates where annealing
+    starts; the estimates stay valid for any.
     """
     require(model, RBM, by="log_likelihood")
     check_width(x, model.visible.size)
     model.visible.check(x)
+    _check_arguments(method, num_chains, num_temperatures)
     started = time.perf_counter()
     generator = default_generator(0, x.device) if generator is None else generator
-    if method == "auto":
-        states = num_enumerated_states(model)
-        method = "exact" if states is not None and states <= _AUTO_EXACT_STATES else "ais"
+    states = num_enumerated_states(model)
     mean_free, spread = mean_free_energy(model, x)
-    spread_error = spread / len(x) ** 0.5
-    if method == "exact":
+    if method == "exact" or (method == "auto" and states is not None and states <= _AUTO_EXACT_STATES):
         log_z = exact_log_z(model, progress=progress)
-        value = replace(_from_log_z(mean_free, log_z), diagnostics={})
-        return LikelihoodReport(
-            value, None, None, log_z, len(x), time.perf_counter() - started, {"example_std_error": spread_error}
+        report = LikelihoodReport(from_log_z(mean_free, log_z), None, None, log_z, len(x), 0.0)
+    else:
+        annealing = _Annealing(
+            model=model,
+            x=x,
+            base_bias=model.visible.bias_from_data(x if base is None else base).detach(),
+            betas=_betas(schedule, num_temperatures),
+            num_chains=num_chains,
+            common={"num_steps": num_steps, "generator": generator, "progress": progress},
         )
-    if method not in ("ais", "raise"):
-        raise BadInput(f"Unknown method {method!r}; known are auto, exact, ais, raise.")
+        report = annealing.bracket(method, mean_free, burn_in)
+    diagnostics = {"example_std_error": spread / len(x) ** 0.5, **report.diagnostics}
+    return replace(report, seconds=time.perf_counter() - started, diagnostics=diagnostics)
+
+
+@dataclass(frozen=True)
+class _Annealing:
+    """What the annealed estimators share."""
+
+    model: RBM
+    x: Tensor
+    base_bias: Tensor
+    betas: Tensor
+    num_chains: int
+    common: dict[str, Any]
+
+    def bracket(self, method: Method, mean_free: float, burn_in: int) -> LikelihoodReport:
+        log_z = ais_log_z(self.model, self.base_bias, self.betas, num_chains=self.num_chains, **self.common)
+        upper = from_log_z(mean_free, log_z)
+        diagnostics, warnings = dict(log_z.diagnostics), _few("Forward AIS", log_z)
+        sides: list[Estimate] = []
+        if method != "raise":
+            reverse = self._reverse(burn_in)
+            sides.append(from_log_z(mean_free, reverse))
+            diagnostics |= {f"reverse_{name}": value for name, value in reverse.diagnostics.items()}
+            diagnostics |= {"reverse_log_z": reverse.value, "reverse_log_z_std_error": reverse.std_error}
+            warnings += _few("Reverse AIS", reverse)
+        if method != "ais":
+            sides.append(self._raise())
+        lower = sides[-1]
+        width = upper.value - lower.value
+        diagnostics["bracket_width"] = width
+        if width > _WIDE:
+            warnings += (f"The bracket is {width:.2f} nats wide: add temperatures before you trust either side.",)
+        return LikelihoodReport(upper, lower, upper, log_z, len(self.x), 0.0, diagnostics, warnings)
+
+    def _reverse(self, burn_in: int) -> Estimate:
+        rows = torch.randint(len(self.x), (self.num_chains,), generator=self.common["generator"], device=self.x.device)
+        return reverse_ais_log_z(self.model, self.x[rows], self.base_bias, self.betas, burn_in=burn_in, **self.common)
+
+    def _raise(self) -> Estimate:
+        examples = min(len(self.x), max(2, self.num_chains // RAISE_CHAINS))
+        return raise_log_likelihood(
+            self.model,
+            self.x,
+            self.base_bias,
+            self.betas,
+            num_examples=examples,
+            num_chains=RAISE_CHAINS,
+            **self.common,
+        )
+
+
+def from_log_z(mean_free_energy: float, log_z: Estimate) -> Estimate:
+    """log p = −F − log Z: what bounds log Z from below bounds the likelihood from above."""
+    turned: dict[Bound, Bound] = {"lower": "upper", "upper": "lower", "exact": "exact", "none": "none"}
+    return replace(log_z, value=-mean_free_energy - log_z.value, bound=turned[log_z.bound])
+
+
+def _check_arguments(method: str, num_chains: int, num_temperatures: int) -> None:
+    if method not in get_args(Method):
+        raise BadInput(f"Unknown method {method!r}; known are {', '.join(get_args(Method))}.")
     if num_temperatures < 3:
         raise BadInput(f"Annealing needs at least 3 temperatures, not {num_temperatures}.")
     if num_chains < 2:
         raise BadInput(f"An error bar needs at least 2 chains, not {num_chains}.")
-    betas = _betas(schedule, num_temperatures)
-    base_bias = model.visible.bias_from_data(x if base is None else base).detach()
-    common = {"num_steps": num_steps, "generator": generator, "progress": progress}
-    log_z = ais_log_z(model, base_bias, betas, num_chains=num_chains, **common)
-    upper = _from_log_z(mean_free, log_z)
-    diagnostics = {"example_std_error": spread_error, **log_z.diagnostics}
-    warnings = _few("Forward AIS", log_z)
-    if method == "ais":
-        rows = torch.randint(len(x), (num_chains,), generator=generator, device=x.device)
-        reverse = reverse_ais_log_z(model, x[rows], base_bias, betas, burn_in=burn_in, **common)
-        lower = _from_log_z(mean_free, reverse)
-        diagnostics |= {"log_z_reverse": reverse.value, "log_z_reverse_std_error": reverse.std_error}
-        diagnostics |= {"ess_reverse": reverse.diagnostics["ess"]}
-        warnings += _few("Reverse AIS", reverse)
-    else:
-        chains_each = 4
-        examples = max(2, num_chains // chains_each)
-        lower = raise_log_likelihood(
-            model, x, base_bias, betas, num_examples=examples, num_chains=chains_each, **common
-        )
-    diagnostics["bracket_width"] = upper.value - lower.value
-    if upper.value - lower.value > _WIDE:
-        warnings += (
-            f"The bracket is {upper.value - lower.value:.2f} nats wide: add temperatures before you trust either side.",
-        )
-    seconds = time.perf_counter() - started
-    return LikelihoodReport(upper, lower, upper, log_z, len(x), seconds, diagnostics, warnings)
 
 
 def _betas(schedule: Schedule, num_temperatures: int) -> Tensor:
     if schedule == "uniform":
         return torch.linspace(0, 1, num_temperatures + 1, dtype=torch.float64)
     return salakhutdinov_murray_schedule(num_temperatures)
-
-
-def _from_log_z(mean_free_energy: float, log_z: Estimate) -> Estimate:
-    """log p = −F − log Z: what bounds log Z from below bounds the likelihood from above."""
-    turned = {"lower": "upper", "upper": "lower", "exact": "exact", "none": "none"}
-    return replace(log_z, value=-mean_free_energy - log_z.value, bound=turned[log_z.bound])  # pyright: ignore
 
 
 def _few(name: str, estimate: Estimate) -> tuple[str, ...]:
