@@ -26,6 +26,7 @@ import tyro
 
 from experiments.results import FOLDER, Published, Result, mean_of
 from genmodels import RBM, Bernoulli, plots
+from genmodels.chains import independent_start, run_chains
 from genmodels.data import DataSet, load
 from genmodels.fit import Settings, fit
 from genmodels.interface import default_generator
@@ -34,7 +35,7 @@ from genmodels.likelihood.exact import mean_free_energy
 from genmodels.likelihood.report import from_log_z
 from genmodels.objectives import pcd
 from genmodels.progress import bar, training_bar
-from samplers import gibbs, run, salakhutdinov_murray_schedule
+from samplers import salakhutdinov_murray_schedule
 
 PUBLISHED = {
     "test_log_likelihood": Published(-86.34, "Salakhutdinov and Murray (2008), CD-25, AIS; quoted in later papers"),
@@ -79,8 +80,8 @@ SMOKE = Config(
 )
 
 
-def train(config: Config, seed: int, data: DataSet, out: Path) -> RBM:
-    """One model, taken up from its checkpoint if an earlier attempt was cut short."""
+def train(config: Config, seed: int, data: DataSet, out: Path) -> tuple[RBM, float]:
+    """One model and the seconds of its epochs, taken up from its checkpoint if an earlier attempt was cut short."""
     generator = default_generator(seed)
     model = RBM(Bernoulli(data.num_features), Bernoulli(config.hidden), generator=generator)
     model.initialise_from_data(data.train.fixed(seed))
@@ -94,8 +95,16 @@ def train(config: Config, seed: int, data: DataSet, out: Path) -> RBM:
         checkpoint_every=5,
     )
     with training_bar(f"seed {seed}") as progress:
-        fit(model, objective, data.train, settings, out=out, config=asdict(config), progress=progress)
-    return model.requires_grad_(False)
+        records = fit(
+            model,
+            objective,
+            data.train,
+            settings,
+            out=out,
+            config=asdict(replace(config, seeds=(seed,))),
+            progress=progress,
+        )
+    return model.requires_grad_(False), sum(record["seconds"] for record in records)
 
 
 def evaluate(
@@ -130,11 +139,10 @@ def evaluate(
 def draw_pictures(model: RBM, data: DataSet, folder: Path) -> None:
     """Samples from long chains that start at independent pixels, and the filters."""
     generator = default_generator(0)
-    bias = model.visible_bias.expand(100, -1)
-    start = model.visible.draw(bias, model.visible.noise(100, bias, generator))
-    layers = model.anneal()
-    x, hidden = run(gibbs(layers), (start, start.new_zeros(100, model.hidden.size)), 5000, generator=generator)
-    plots.save(plots.sample_grid(layers.mean(0, (x, hidden)), data.image_shape), folder / "rbm_mnist_samples.png")
+    chains = run_chains(
+        model, independent_start(model, 100, generator=generator), 5000, generator=generator, progress=bar
+    )
+    plots.save(plots.sample_grid(chains.means, data.image_shape), folder / "rbm_mnist_samples.png")
     plots.save(plots.filter_grid(model.weight, data.image_shape), folder / "rbm_mnist_filters.png")
 
 
@@ -166,9 +174,8 @@ def main(
     started = time.perf_counter()
     collected: dict[str, list[Estimate]] = {}
     for seed in config.seeds:
-        began = time.perf_counter()
-        model = train(config, seed, data, out / f"seed{seed}")
-        result.add_number(f"training_seconds_seed_{seed}", time.perf_counter() - began)
+        model, seconds = train(config, seed, data, out / f"seed{seed}")
+        result.add_number(f"training_seconds_seed_{seed}", seconds)
         for name, estimate in evaluate(config, seed, model, data.train.fixed(seed), test).items():
             collected.setdefault(name, []).append(estimate)
             result.add(f"{name}_seed_{seed}", estimate)
@@ -178,11 +185,9 @@ def main(
     for name, estimates in collected.items():
         if name != "log_z":
             result.add(name, mean_of(estimates))
-    widths = [
-        a.value - b.value
-        for a, b in zip(collected["test_log_likelihood"], collected["test_log_likelihood_reverse"], strict=True)
-    ]
-    result.add_number("bracket_width", max(widths, key=abs))
+    sides = zip(collected["test_log_likelihood"], collected["test_log_likelihood_reverse"], strict=True)
+    widths = [(up.value - low.value, (up.std_error**2 + low.std_error**2) ** 0.5) for up, low in sides]
+    result.add_number("bracket_width", *max(widths, key=lambda width: abs(width[0])))
     result.seconds = time.perf_counter() - started
     return result.write(results)
 

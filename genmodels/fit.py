@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning_fabric import Fabric
@@ -33,6 +33,7 @@ Callback = Callable[[Record, nn.Module], Mapping[str, float] | None]
 ShowProgress = Callable[[int, int, Record], None]
 
 
+@runtime_checkable
 class Rows(Protocol):
     """Training data: anything that gives rows by number, drawn anew where the data set says so."""
 

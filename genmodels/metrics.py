@@ -8,7 +8,7 @@ from pathlib import Path
 from genmodels.checkpoint import explained_if_full, write_atomically
 from genmodels.errors import BadInput
 
-Record = dict[str, float]
+Record = dict[str, float | int]
 
 
 class MetricsFile:

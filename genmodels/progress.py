@@ -14,7 +14,7 @@ T = TypeVar("T")
 Progress = Callable[[Iterable[int], str], Iterable[int]]
 
 console = Console(stderr=True)
-_HIDDEN = frozenset({"step", "seconds", "learning_rate"})
+_HIDDEN = frozenset({"step", "seconds", "learning_rate", "energy_difference", "log_likelihood_std_error"})
 
 
 def no_progress(numbers: Iterable[int], description: str) -> Iterable[int]:
@@ -39,9 +39,12 @@ def training_bar(description: str) -> Iterator[Callable[[int, int, Mapping[str, 
     )
     with RichProgress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
         task = shown.add_task(description, metrics="")
+        latest: dict[str, float] = {}
 
         def update(step: int, total: int, record: Mapping[str, float]) -> None:
-            metrics = "  ".join(f"{name} {value:.4g}" for name, value in record.items() if name not in _HIDDEN)
+            # What is measured in some epochs only stays in sight until it is measured again.
+            latest.update((name, value) for name, value in record.items() if name not in _HIDDEN)
+            metrics = "  ".join(f"{name} {value:.4g}" for name, value in latest.items())
             shown.update(task, completed=step, total=total, metrics=metrics)
 
         yield update

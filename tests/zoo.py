@@ -1,7 +1,7 @@
 """Tiny RBMs, one for every pair of unit types, and exact sums over their states.
 
-Continuous layers are summed as well: the trapezoid rule on a grid of step 0.7 σ integrates a Gaussian, tilted as an energy
-tilts it, to about 1e-17 of its value.
+Continuous layers are summed as well: the trapezoid rule on a grid of step 0.8 σ integrates a Gaussian, tilted as an energy
+tilts it, to about 1e-13 of its value.
 """
 
 import math
@@ -22,7 +22,7 @@ PAIRS = tuple(product(KINDS, KINDS))
 DISCRETE_PAIRS = tuple(product(KINDS[:2], KINDS[:2]))
 Tensors = tuple[Tensor, ...]
 
-_STEP = 0.7
+_STEP, _REACH = 0.8, 26
 _FALSE_ALARM = 1e-5
 
 
@@ -49,12 +49,12 @@ def layer(kind: str, *, hidden: bool) -> Unit:
 
 
 def tiny(visible: str, hidden: str, seed: int = 0, scale: float = 0.7) -> RBM:
-    """A float64 RBM with every parameter drawn from N(0, scale²), so that no bias is 0 and no variance 1."""
+    """A float64 RBM with random parameters: no bias is 0 and no variance 1."""
     model = RBM(layer(visible, hidden=False), layer(hidden, hidden=True)).double()
     randoms = generator(seed)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0, scale, generator=randoms)
+        for name, parameter in model.named_parameters():
+            parameter.normal_(0, 0.3 if name.endswith("log_variance") else scale, generator=randoms)
         if visible == hidden == "Gaussian":
             couplings = model.weight / deviation(model.visible)[:, None] / deviation(model.hidden)
             model.weight *= 0.6 / torch.linalg.matrix_norm(couplings, 2)
@@ -81,7 +81,7 @@ def grid(unit: Unit) -> tuple[Tensor, float]:
     """States of a layer, and the log of the measure that each stands for: sums over them are exact sums or integrals."""
     if unit.num_states is not None:
         return unit.states(torch.arange(unit.num_states)).double(), 0.0
-    points = torch.arange(-20, 21, dtype=torch.float64) * _STEP
+    points = torch.arange(-_REACH, _REACH + 1, dtype=torch.float64) * _STEP
     states = torch.cartesian_prod(*[points] * unit.size) * deviation(unit)
     return states, float((_STEP * deviation(unit)).log().sum())
 

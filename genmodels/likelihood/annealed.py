@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,8 @@ from genmodels.likelihood.estimate import Bound, Estimate, effective_sample_size
 from genmodels.progress import Progress, no_progress
 from genmodels.rbm import RBM
 from samplers import ais_log_weights, gibbs, reverse_ais_log_weights, run
+
+MAX_PARALLEL_CHAINS = 4096
 
 
 class PathState(NamedTuple):
@@ -108,9 +111,13 @@ def ais_log_z(
     Salakhutdinov and Murray (2008).
     """
     path = _path(model, base_bias, betas, num_chains, num_steps)
-    log_weight = ais_log_weights(
-        path, betas, num_chains, generator=generator, num_steps=num_steps, track=lambda n: progress(n, "AIS")
-    )
+    parts = [
+        ais_log_weights(
+            path, betas, num, generator=generator, num_steps=num_steps, track=partial(progress, description="AIS")
+        )
+        for num in _group_sizes(num_chains)
+    ]
+    log_weight = torch.cat(parts)
     return _log_z(path.log_z0, log_weight, 1, "lower", f"AIS, {num_chains} chains × {len(betas) - 1} temperatures")
 
 
@@ -132,12 +139,14 @@ def reverse_ais_log_z(
     """
     path = _path(model, base_bias, betas, len(x), num_steps)
     check_width(x, model.units[0].size)
-    start = (x, *(x.new_empty(len(x), unit.size) for unit in model.units[1:]))
-    chains = run(gibbs(model.anneal()), start, burn_in, generator=generator, track=lambda n: progress(n, "burn-in"))
-    state = path.state(tuple(chains[i] for i in model.blocks[1]))
-    log_weight = reverse_ais_log_weights(
-        path, betas, state, generator=generator, num_steps=num_steps, track=lambda n: progress(n, "reverse AIS")
-    )
+    kernel = gibbs(model.anneal())
+    parts = []
+    for rows in x.split(MAX_PARALLEL_CHAINS):
+        start = (rows, *(rows.new_zeros(len(rows), unit.size) for unit in model.units[1:]))
+        chains = run(kernel, start, burn_in, generator=generator, track=partial(progress, description="burn-in"))
+        state = path.state(tuple(chains[i] for i in model.blocks[1]))
+        parts.append(_backwards(path, betas, state, generator, num_steps, progress, "reverse AIS"))
+    log_weight = torch.cat(parts)
     made = (
         f"{len(x)} chains × {len(betas) - 1} temperatures, started {burn_in} sweeps from data and taken as equilibrium"
     )
@@ -158,8 +167,8 @@ def raise_log_likelihood(
 ) -> Estimate:
     """Mean log-likelihood of the rows of `x` under forward AIS taken as a generative process, RAISE.
 
-    A stochastic lower bound on that process's log-likelihood, which approaches the model's as temperatures are added, and
-    has been below it in every case tried: the conservative side for real models. Backward chains run from `num_examples`
+    A stochastic lower bound on that process's log-likelihood, which approaches the model's as temperatures are added: the
+    conservative side for real models, though no strict bound on the model's own. Backward chains run from `num_examples`
     random rows, `num_chains` each; log p_RAISE + F estimates −log Z from each row with little spread, so the mean over
     all rows comes from their free energies. Burda, Grosse and Salakhutdinov (2015), sections 3 and 4.
     """
@@ -167,16 +176,36 @@ def raise_log_likelihood(
     check_width(x, model.units[0].size)
     path = _path(model, base_bias, betas, num_examples * num_chains, num_steps)
     rows = torch.randperm(len(x), generator=generator, device=x.device)[:num_examples]
-    start = path.state((x[rows].repeat_interleave(num_chains, 0),))
-    log_weight = reverse_ais_log_weights(
-        path, betas, start, generator=generator, num_steps=num_steps, track=lambda n: progress(n, "RAISE")
-    )
+    parts = [
+        _backwards(path, betas, path.state((part,)), generator, num_steps, progress, "RAISE")
+        for part in x[rows].repeat_interleave(num_chains, 0).split(MAX_PARALLEL_CHAINS)
+    ]
+    log_weight = torch.cat(parts)
     per_row = [log_mean_exp(-w) for w in log_weight.unflatten(0, (len(rows), num_chains))]
     shift = torch.tensor(per_row, dtype=torch.float64)
     mean = float(_mean_log_density(model, x)) + float(shift.mean()) - path.log_z0
     error = float(shift.std()) / len(rows) ** 0.5 if len(rows) > 1 else float("inf")
     method = f"RAISE, {len(rows)} examples × {num_chains} chains × {len(betas) - 1} temperatures"
     return Estimate(mean, error, "lower", method, len(rows) * num_chains, {"log_weight_std": float(log_weight.std())})
+
+
+def _backwards(
+    path: MarginalPath,
+    betas: Tensor,
+    state: PathState,
+    generator: torch.Generator,
+    num_steps: int,
+    progress: Progress,
+    name: str,
+) -> Tensor:
+    track = partial(progress, description=name)
+    return reverse_ais_log_weights(path, betas, state, generator=generator, num_steps=num_steps, track=track)
+
+
+def _group_sizes(num_chains: int) -> list[int]:
+    """Chains run in groups, so that memory does not grow with their number."""
+    full, rest = divmod(num_chains, MAX_PARALLEL_CHAINS)
+    return [MAX_PARALLEL_CHAINS] * full + [rest] * (rest > 0)
 
 
 def _mean_log_density(model: RBM, x: Tensor) -> Tensor:

@@ -1,0 +1,59 @@
+"""`genmodels evaluate`: how likely data are under a trained model."""
+
+from __future__ import annotations
+
+import json
+
+from genmodels.data import DataSet, load
+from genmodels.device import choose_device
+from genmodels.errors import BadInput
+from genmodels.flags import Evaluate
+from genmodels.interface import check_width, default_generator
+from genmodels.likelihood import LikelihoodReport, log_likelihood
+from genmodels.pictures import write_estimates
+from genmodels.progress import bar
+from genmodels.rbm import RBM
+from genmodels.runs import load_model
+from genmodels.tables import print_estimates
+
+
+def run(flags: Evaluate) -> None:
+    """Print the likelihood, and keep it in the run's folder for `genmodels plot`."""
+    model, config = load_model(flags.path)
+    data = load(config.data, key=config.key) if flags.data is None else load(flags.data, key=flags.key)
+    report = _report(flags, model, data)
+    result = {"model": config.model, "data": data.name, "split": flags.split, **report.to_dict()}
+    if flags.json:
+        print(json.dumps(result))
+    else:
+        _print_report(f"{config.model} on {data.name}, {flags.split}, {report.num_examples} examples", report)
+    write_estimates(flags.path if flags.path.is_dir() else flags.path.parent, report.rows(), result)
+
+
+def _report(flags: Evaluate, model: RBM, data: DataSet) -> LikelihoodReport:
+    if flags.num_examples is not None and flags.num_examples < 1:
+        raise BadInput(f"--num-examples must be at least 1, not {flags.num_examples}.")
+    device = choose_device(flags.device)
+    x = data.split(flags.split).fixed()[: flags.num_examples].to(device)
+    check_width(x, model.visible.size, data.name)
+    return log_likelihood(
+        model.to(device),
+        x,
+        method=flags.method,
+        base=data.train.fixed().to(device),
+        num_chains=flags.num_chains,
+        num_temperatures=flags.num_temperatures,
+        schedule=flags.schedule,
+        num_steps=flags.num_steps,
+        generator=default_generator(flags.seed, device),
+        progress=bar,
+    )
+
+
+def _print_report(title: str, report: LikelihoodReport) -> None:
+    print_estimates(title, {**report.rows(), "log Z": report.log_z})
+    if report.lower is not None:
+        print(f"The bracket, upper minus lower side, is {report.bracket_width:.3f} nats wide.")
+    for warning in report.warnings:
+        print(f"Beware: {warning}")
+    print(f"Took {report.seconds:.1f} s.")

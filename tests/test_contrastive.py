@@ -1,0 +1,444 @@
+"""Contrastive learning: its gradients against autograd of the exact likelihood, its chains, and an end in itself."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd.functional import jvp, vjp
+from zoo import (  # noqa: F401
+    DISCRETE_PAIRS,
+    PAIRS,
+    flipped,
+    generator,
+    grid,
+    log_probs,
+    one_thread,
+    some_states,
+    sweep_matrix,
+    tiny,
+    z_scores,
+)
+
+from genmodels import RBM, BadInput, Bernoulli
+from genmodels.data import load
+from genmodels.likelihood import exact_log_z
+from genmodels.objectives import Objective, Penalty, cd, fpcd, pcd
+from genmodels.objectives.contrastive import OFFSET_RATE, Direction, center, weighted_statistics
+from genmodels.objectives.objective import ObjectiveState, with_gradient
+from samplers import gibbs, run
+
+NUM_DATA, NUM_CHAINS = 7, 11
+SHARED = ("weight", "visible_bias", "hidden_bias")
+MAKE: dict[str, Callable[..., Objective]] = {"cd": cd, "pcd": pcd, "fpcd": fpcd}
+
+in_pairs = pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+in_discrete_pairs = pytest.mark.parametrize("pair", DISCRETE_PAIRS, ids="-".join)
+
+
+def close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10)
+
+
+def shared(model: RBM) -> list[Tensor]:
+    """The couplings and biases, without the units' own variances."""
+    return [model.get_parameter(name) for name in SHARED]
+
+
+def statistics(model: RBM, x: Tensor) -> list[Tensor]:
+    t = model.visible.statistic(x)
+    return [t, model.hidden.statistic(model.hidden.mean(model.hidden_bias + t @ model.weight))]
+
+
+def flat(direction: Direction) -> list[Tensor]:
+    return [*direction.weights, *direction.biases]
+
+
+def data_of(model: RBM, num: int = NUM_DATA) -> Tensor:
+    return some_states(model.visible, num, seed=8)
+
+
+def state_of(objective: Objective, model: RBM, x: Tensor) -> ObjectiveState:
+    """The state after a few steps, when offsets and fast weights are no longer where they began."""
+    randoms = generator(4)
+    state = objective.init(x, randoms)
+    for _ in range(3):
+        _, state, _ = objective.step(x, state, randoms)
+    return state
+
+
+def gradients(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    return list(torch.autograd.grad(loss, list(parameters)))
+
+
+def free_energy_gap(model: RBM, x: Tensor, chains: Tensor) -> Tensor:
+    return model.free_energy(x).mean() - model.free_energy(chains).mean()
+
+
+# The gradient
+
+
+@in_pairs
+def test_exact_statistics_give_the_gradient_of_the_exact_likelihood(pair: tuple[str, str]):
+    """Over all states, weight +p(x) for the model and −q(x) for data q: the gradient of −E_q log p, by autograd here."""
+    model = tiny(*pair)
+    x, log_measure = grid(model.visible)
+    q = (log_measure - tiny(*pair, seed=9).free_energy(x)).softmax(0).detach()
+    unnormalised = log_measure - model.free_energy(x)
+    cross_entropy = unnormalised.logsumexp(0) - q @ unnormalised
+    expected = gradients(cross_entropy, shared(model))
+    with torch.no_grad():
+        both = [torch.cat([t, t]) for t in statistics(model, x)]
+        p = log_probs(model)[1].exp()
+        direction = weighted_statistics(both, torch.cat([p, -q]))
+    for actual, wanted in zip(flat(direction), expected, strict=True):
+        close(actual, wanted)
+
+
+@in_pairs
+@pytest.mark.parametrize("name", MAKE)
+def test_a_step_descends_the_free_energy_gap(pair: tuple[str, str], name: str):
+    """The surrogate's gradient is that of mean F(data) − mean F(chains), chains held fixed."""
+    model = tiny(*pair)
+    x = data_of(model)
+    own = {"centered": False, "precision": "float32"} | ({} if name == "cd" else {"num_chains": NUM_CHAINS})
+    objective = MAKE[name](model, num_steps=3, **own)
+    loss, new, metrics = objective.step(x, state_of(objective, model, x), generator())
+    chains = new["chains"] if name != "cd" else run_chains(model, x, 3)
+    assert len(chains) == (NUM_DATA if name == "cd" else NUM_CHAINS)
+    expected = gradients(free_energy_gap(model, x, chains), shared(model))
+    for actual, wanted in zip(gradients(loss, shared(model)), expected, strict=True):
+        close(actual, wanted)
+    assert loss.item() == metrics["energy_difference"].item()
+
+
+def run_chains(model: RBM, x: Tensor, num_steps: int) -> Tensor:
+    start = (x, torch.zeros(len(x), model.hidden.size, dtype=x.dtype))
+    return run(gibbs(model.anneal()), start, num_steps, generator=generator())[0]
+
+
+@in_pairs
+def test_persistent_chains_go_on_where_they_were(pair: tuple[str, str]):
+    model = tiny(*pair)
+    x = data_of(model)
+    objective = pcd(model, num_steps=3, num_chains=NUM_CHAINS, precision="float32")
+    state = state_of(objective, model, x)
+    _, new, _ = objective.step(x, state, generator())
+    assert torch.equal(new["chains"], run_chains(model, state["chains"], 3))
+
+
+@pytest.mark.parametrize("pair", [pair for pair in PAIRS if "Gaussian" in pair], ids="-".join)
+def test_the_gradient_of_variances_is_unbiased(pair: tuple[str, str]):
+    """From drawn hidden units: z over 100 steps of its distance to autograd's. |z| < 6 of ≤ 5 numbers: false alarms 2e-7.
+
+    The control takes the energies at hidden units that know nothing of x.
+    """
+    model = tiny(*pair)
+    x = data_of(model, 101)
+    variances = [parameter for name, parameter in model.named_parameters() if name not in SHARED]
+    objective = pcd(model, num_chains=103, precision="float32")
+    state, randoms = state_of(objective, model, x), generator()
+    drawn, control = [], []
+    for _ in range(100):
+        loss, new, _ = objective.step(x, state, randoms)
+        phases = (x, new["chains"])
+        exact = torch.cat(gradients(free_energy_gap(model, *phases), variances))
+        drawn.append(torch.cat(gradients(loss, variances)) - exact)
+        blind = model.hidden.mean(model.hidden_bias).detach()
+        data, chains = (model.energy(rows, (blind.expand(len(rows), -1),)).mean() for rows in phases)
+        control.append(torch.cat(gradients(data - chains, variances)) - exact)
+    assert float(z_scores(torch.stack(drawn), 0.0).abs().max()) < 6
+    assert float(z_scores(torch.stack(control), 0.0).abs().max()) > 12
+
+
+def test_with_gradient_has_the_value_and_the_gradient_it_is_given():
+    a, b = (torch.ones(3, requires_grad=True), torch.ones(2, 5, requires_grad=True))
+    wanted = [torch.arange(3.0), torch.arange(10.0).reshape(2, 5)]
+    value = torch.tensor(0.7)
+    loss = with_gradient(value, (a, b), wanted)
+    (3 * loss).backward()
+    assert loss.item() == value.item()
+    assert a.grad is not None
+    assert b.grad is not None
+    assert torch.equal(a.grad, 3 * wanted[0])
+    assert torch.equal(b.grad, 3 * wanted[1])
+
+
+# The centered gradient
+
+
+def recentered(offsets: list[Tensor]) -> Callable[..., tuple[Tensor, ...]]:
+    """(W, b', c') of E = −(t − o)ᵀ W (u − p) − b'·t − c'·u  ↦  (W, b, c) of the same distribution."""
+    return lambda w, b, c: (w, b - w @ offsets[1], c - w.T @ offsets[0])
+
+
+@in_pairs
+@pytest.mark.parametrize("name", MAKE)
+def test_the_centered_step_is_the_gradient_of_the_centered_model(pair: tuple[str, str], name: str):
+    """One step down the gradient in (W, b', c'), mapped back to (W, b, c): J Jᵀ times the plain gradient."""
+    model = tiny(*pair)
+    x = data_of(model)
+    own = {} if name == "cd" else {"num_chains": NUM_CHAINS}
+    objective = MAKE[name](model, centered=True, precision="float32", **own)
+    state = state_of(objective, model, x)
+    loss, new, _ = objective.step(x, state, generator())
+    chains = new["chains"] if name != "cd" else run_chains(model, x, 1)
+    plain = gradients(free_energy_gap(model, x, chains), shared(model))
+    offsets = [state["offset.0"], state["offset.1"]]
+    back = recentered(offsets)
+    there = recentered([-o for o in offsets])(*(p.detach() for p in shared(model)))
+    _, pulled = vjp(back, there, tuple(plain))
+    _, expected = jvp(back, there, pulled)
+    for actual, wanted in zip(gradients(loss, shared(model)), expected, strict=True):
+        close(actual, wanted)
+    # Offsets follow the mean over both phases, each counted once whatever its number of rows.
+    with torch.no_grad():
+        phases = zip(statistics(model, x), statistics(model, chains), strict=True)
+        for i, (data, drawn) in enumerate(phases):
+            close(new[f"offset.{i}"], offsets[i].lerp(0.5 * (data.mean(0) + drawn.mean(0)), OFFSET_RATE))
+
+
+def test_centering_is_a_positive_definite_map():
+    """So the centered direction is one of ascent wherever the gradient is one, and vanishes only where it does."""
+    sizes = (5, 3)
+    offsets = [torch.rand(size, generator=generator(size), dtype=torch.float64) for size in sizes]
+    shapes = [sizes, *((size,) for size in sizes)]
+    columns = []
+    for row in torch.eye(sum(math.prod(shape) for shape in shapes), dtype=torch.float64):
+        w, b, c = (part.reshape(s) for part, s in zip(row.split([math.prod(s) for s in shapes]), shapes, strict=True))
+        columns.append(torch.cat([part.flatten() for part in flat(center(Direction([w], [b, c]), offsets))]))
+    matrix = torch.stack(columns)
+    close(matrix, matrix.T)
+    assert float(torch.linalg.eigvalsh(matrix).min()) > 0
+    assert float(matrix.det()) == pytest.approx(1)
+
+
+# The chains
+
+
+def single_row_gradients(model: RBM, x: Tensor) -> Tensor:
+    """∂F/∂θ of every row, flat, shape (n, parameters)."""
+    t, u = statistics(model, x)
+    return -torch.cat([(t[:, :, None] * u[:, None, :]).flatten(1), t, u], 1).detach()
+
+
+@in_discrete_pairs
+def test_cd_estimates_its_expectation_and_converges_to_maximum_likelihood(pair: tuple[str, str]):
+    """20,000 chains from one far-off state against the exact law after k sweeps. |z| < 6: false alarms 1e-7 a test.
+
+    With k = 30 the gradient is that of the likelihood; with k = 1 it is not, and the test must say so.
+    """
+    model, num = tiny(*pair), 20_000
+    x, log_p = log_probs(model)
+    far = int(log_p.argmin())
+    (_, h), joint = sweep_matrix(model.anneal(), {})
+    shape = [len(x), len(h) // len(x)]
+    matrix = joint.reshape(*shape, *shape).sum(3)[:, 0]
+    rows = single_row_gradients(model, x)
+
+    def z_of(num_steps: int, law: Tensor) -> float:
+        objective = cd(model, num_steps=num_steps, precision="float32")
+        loss, _, _ = objective.step(x[far].expand(num, -1), {}, generator())
+        gradient = torch.cat([g.flatten() for g in gradients(loss, shared(model))])
+        mean = law @ rows
+        error = (law @ (rows - mean).square() / num).sqrt()
+        return float(((gradient - (rows[far] - mean)) / error).abs().max())
+
+    for num_steps in (1, 2, 30):
+        assert z_of(num_steps, torch.linalg.matrix_power(matrix, num_steps)[far]) < 6
+    exact = log_p.exp().detach()
+    assert z_of(30, exact) < 6
+    assert z_of(1, exact) > 12
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_pcd_learns_bars_and_stripes(seed: int):
+    """30 equally likely patterns: no model does better than −log 30 = −3.40 nats, and this one ends within 0.6 nats of it.
+
+    It starts at −16 log 2 = −11.1; independent units cannot leave that, as every pixel is on in half of the patterns.
+    """
+    x = load("bars-and-stripes").train.fixed().float()
+    randoms, num_updates = generator(seed), 2000
+    model = RBM(Bernoulli(16), Bernoulli(11), generator=randoms)
+    model.initialise_from_data(x)
+    objective = pcd(model, num_steps=3, num_chains=100)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, num_updates)
+    state = objective.init(x, randoms)
+    for _ in range(num_updates):
+        loss, state, _ = objective.step(x, state, randoms)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        log_likelihood = -float(model.free_energy(x).mean()) - exact_log_z(model).value
+    assert -math.log(30) - 0.6 < log_likelihood < -math.log(30)
+
+
+# Precision
+
+
+def large(seed: int) -> tuple[RBM, Tensor]:
+    """A layer pair large enough for the fast paths, with states that are neither rare nor certain."""
+    randoms = generator(seed)
+    model = RBM(Bernoulli(784), Bernoulli(500), generator=randoms)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.05, generator=randoms)
+    return model, (torch.rand(100, 784, generator=randoms) < 0.3).float()
+
+
+@pytest.mark.parametrize("num_chains", [100, 77])
+def test_bfloat16_statistics_are_off_by_their_rounding(num_chains: int):
+    """Factors and results are rounded to 2⁻⁹ of their value, sums are exact to float32."""
+    model, x = large(0)
+    with torch.no_grad():
+        both = statistics(model, torch.cat([x[:num_chains], x.flip(1)]))
+    row_weight = torch.cat([torch.full((num_chains,), 1 / num_chains), torch.full((100,), -0.01)])
+    exact = weighted_statistics([t.double() for t in both], row_weight.double())
+    narrow = weighted_statistics(both, row_weight, torch.bfloat16)
+    size = weighted_statistics([t.double().abs() for t in both], row_weight.double().abs()).weights[0]
+    error = (narrow.weights[0].double() - exact.weights[0]).abs()
+    assert bool((error <= 2**-9 * (size + exact.weights[0].abs()) * 1.01).all())
+    for a, b in zip(narrow.biases, exact.biases, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["auto", "sliced"])
+@pytest.mark.parametrize("seed", range(3))
+def test_fast_paths_take_the_same_step(precision, seed: int):
+    """With the same noise: chains part only where a number fell between two probabilities 1e-5 apart."""
+    model, x = large(seed)
+    steps = []
+    for path in ("float32", precision):
+        objective = pcd(model, centered=False, precision=path)
+        loss, new, _ = objective.step(x, objective.init(x, generator(1)), generator(2))
+        steps.append((new["chains"], gradients(loss, shared(model))))
+    (chains, plain), (other_chains, other) = steps
+    parted = float((chains != other_chains).any(1).double().mean())
+    assert parted < 0.1
+    for a, b in zip(plain, other, strict=True):
+        # The two phases have weight one each, states and means are at most one; 1e-3 is for the means' own rounding.
+        assert float((a - b).abs().max()) < 2**-9 * (2 + float(a.abs().max())) + parted + 1e-3
+
+
+# What is added to the gradient
+
+
+@pytest.mark.parametrize(
+    "penalty",
+    [
+        Penalty(l1=0.3),
+        Penalty(l2=0.7),
+        Penalty(sparsity_cost=1.3, sparsity_target=0.2),
+        Penalty(l1=0.3, l2=0.7, sparsity_cost=1.3),
+        Penalty(),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("centered", [False, True])
+def test_penalties_add_their_own_gradient(penalty: Penalty, centered: bool):
+    model = tiny("Categorical", "Bernoulli")
+    x, steps = data_of(model), []
+    for added in (None, penalty):
+        objective = pcd(model, num_chains=NUM_CHAINS, centered=centered, penalty=added, precision="float32")
+        loss, _, _ = objective.step(x, objective.init(x, generator()), generator())
+        steps.append(gradients(loss, shared(model)))
+    w, b, c = (with_it - without for without, with_it in zip(*steps, strict=True))
+    decay = penalty.l1 * model.weight.abs().sum() + 0.5 * penalty.l2 * model.weight.square().sum()
+    close(w, gradients(decay, [model.weight])[0])
+    close(b, torch.zeros_like(b))
+    with torch.no_grad():
+        activation = statistics(model, x)[1].mean(0)
+    close(c, penalty.sparsity_cost * (activation - penalty.sparsity_target))
+
+
+# Fast weights
+
+
+@in_discrete_pairs
+def test_fast_weights_drive_the_chains_follow_the_gradient_and_decay(pair: tuple[str, str]):
+    model = tiny(*pair)
+    x = data_of(model)
+    objective = fpcd(model, num_chains=NUM_CHAINS, fast_rate=0.7, fast_decay=0.9, precision="float32")
+    start = objective.init(x, generator(4))
+    assert all(not start[f"fast.{i}"].any() for i in range(3))
+    state = state_of(objective, model, x)
+    loss, new, _ = objective.step(x, state, generator())
+    for i, gradient in enumerate(gradients(loss, shared(model))):
+        close(new[f"fast.{i}"], 0.9 * state[f"fast.{i}"] - 0.7 * gradient)
+    fast = tiny(*pair)
+    with torch.no_grad():
+        for i, parameter in enumerate(shared(fast)):
+            parameter += state[f"fast.{i}"]
+    assert torch.equal(new["chains"], run_chains(fast, state["chains"], 1))
+    assert not torch.equal(new["chains"], run_chains(model, state["chains"], 1))
+
+
+# The state
+
+
+@in_pairs
+@pytest.mark.parametrize(
+    ("name", "centered", "keys"),
+    [
+        ("cd", False, set()),
+        ("cd", True, {"offset.0", "offset.1"}),
+        ("pcd", False, {"chains"}),
+        ("pcd", True, {"chains", "offset.0", "offset.1"}),
+        ("fpcd", True, {"chains", "offset.0", "offset.1", "fast.0", "fast.1", "fast.2"}),
+    ],
+)
+def test_the_state_is_a_flat_dict_of_tensors_that_steps_do_not_touch(
+    pair: tuple[str, str], name: str, centered: bool, keys: set[str]
+):
+    model = tiny(*pair)
+    x = data_of(model)
+    objective = MAKE[name](model, centered=centered)
+    state = objective.init(x, generator())
+    kept = {key: value.clone() for key, value in state.items()}
+    _, new, _ = objective.step(x, state, generator())
+    assert set(state) == set(new) == keys
+    for key in keys:
+        assert isinstance(new[key], Tensor)
+        assert torch.equal(state[key], kept[key])
+        assert new[key].shape == state[key].shape
+        assert new[key].dtype == state[key].dtype
+        assert not new[key].requires_grad
+
+
+@in_pairs
+def test_a_step_is_a_function_of_data_state_and_generator(pair: tuple[str, str]):
+    model = tiny(*pair)
+    x = data_of(model)
+    objective = fpcd(model, centered=True)
+    state = objective.init(x, generator())
+    (first, a, _), (second, b, _) = (objective.step(x, state, generator(5)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    for one, other in zip(
+        gradients(first, list(model.parameters())), gradients(second, list(model.parameters())), strict=True
+    ):
+        assert torch.equal(one, other)
+
+
+@in_pairs
+def test_chains_start_in_the_support_at_the_base_rates(pair: tuple[str, str]):
+    """|z| < 6 for at most 10 sites: false alarms 2e-8."""
+    model = tiny(*pair)
+    chains = pcd(model, num_chains=20_000).init(data_of(model), generator())["chains"]
+    model.visible.check(chains)
+    with torch.no_grad():
+        assert float(z_scores(chains, model.visible.mean(model.visible_bias)).abs().max()) < 6
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_impossible_settings_are_refused(name: str):
+    model = tiny("Bernoulli", "Bernoulli")
+    with pytest.raises(BadInput, match="num_steps must be at least 1, not 0"):
+        MAKE[name](model, num_steps=0)
+    if name != "cd":
+        with pytest.raises(BadInput, match="num_chains must be at least 1, not 0"):
+            MAKE[name](model, num_chains=0)

@@ -1,0 +1,66 @@
+"""Every experiment and benchmark runs in seconds with --smoke and writes a result of the one shape."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments import rbm_mnist
+from experiments.benchmarks import pcd_epoch
+from experiments.results import mean_of
+from genmodels.likelihood import Estimate
+
+RESULTS = Path(__file__).parent.parent / "experiments" / "results"
+KEYS = {"name", "command", "data", "metrics", "published", "seeds", "seconds", "device", "versions"}
+
+
+def check_shape(path: Path) -> dict:
+    result = json.loads(path.read_text())
+    assert set(result) >= KEYS
+    assert result["metrics"]
+    for metric in result["metrics"].values():
+        assert {"value", "std_error", "bound"} <= set(metric)
+        assert metric["bound"] in ("exact", "lower", "upper", "none")
+    for number in result["published"].values():
+        assert set(number) == {"value", "source"}
+    return result
+
+
+def test_rbm_mnist(tmp_path: Path) -> None:
+    result = check_shape(rbm_mnist.main(smoke=True, out=tmp_path / "runs", results=tmp_path))
+    metrics = result["metrics"]
+    assert metrics["test_log_likelihood"]["bound"] == "upper"
+    assert metrics["test_log_likelihood_lower"]["bound"] == "lower"
+    assert (tmp_path / "rbm_mnist_samples.png").is_file()
+
+
+def test_rbm_mnist_takes_a_finished_run_up(tmp_path: Path) -> None:
+    first = json.loads(rbm_mnist.main(smoke=True, out=tmp_path / "runs", results=tmp_path).read_text())
+    again = json.loads(rbm_mnist.main(smoke=True, out=tmp_path / "runs", results=tmp_path).read_text())
+    assert first["metrics"]["test_log_likelihood"] == again["metrics"]["test_log_likelihood"]
+
+
+def test_pcd_epoch(tmp_path: Path) -> None:
+    metrics = check_shape(pcd_epoch.main(smoke=True, results=tmp_path))["metrics"]
+    assert metrics["pcd_over_sklearn"]["value"] > 0
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_committed_results_have_the_shape_and_a_command_that_exists(path: Path) -> None:
+    result = check_shape(path)
+    module = result["command"].split()[2]
+    assert callable(importlib.import_module(module).main)
+
+
+def test_different_bounds_are_not_averaged() -> None:
+    sides = [Estimate(-1.0, 0.1, "lower", "a", 1), Estimate(-1.0, 0.1, "upper", "b", 1)]
+    with pytest.raises(ValueError, match="different bounds"):
+        mean_of(sides)
+
+
+def test_the_mean_of_seeds_has_the_error_of_the_mean() -> None:
+    mean = mean_of([Estimate(-1.0, 0.3, "upper", "a", 5), Estimate(-2.0, 0.4, "upper", "a", 7)])
+    assert (mean.value, mean.std_error, mean.samples) == (-1.5, pytest.approx(0.25), 12)
