@@ -76,7 +76,8 @@ def _parse(arguments: Sequence[str]) -> Train | Sample | Evaluate | Plot | List:
 def _one_sentence(box: str) -> str:
     """The text of tyro's error box without its frame: a colon after the title, semicolons for its rules."""
     title, *parts = (" ".join(part.split()) for part in re.split("[─╭╮╰╯]+", box.replace("│", " ")) if part.strip())
-    return f"{title}: {'; '.join(part.rstrip('.:') for part in parts)}."
+    text = "; ".join(part.rstrip(".:") for part in parts) + "."
+    return text if text.startswith(title) else f"{title}: {text}"
 
 
 def _say(sentence: str, status: int) -> int:

@@ -18,7 +18,7 @@ from genmodels.errors import BadInput
 from genmodels.fit import METRICS
 from genmodels.interface import default_generator
 from genmodels.likelihood import Estimate
-from genmodels.metrics import MetricsFile
+from genmodels.metrics import MetricsFile, Record
 from genmodels.progress import Progress, no_progress
 from genmodels.runs import LIKELIHOOD, load_model
 
@@ -74,5 +74,5 @@ def _estimate(values: Mapping[str, Any]) -> Estimate:
     return Estimate(values["value"], values["std_error"], values["bound"], method, samples=0)
 
 
-def _without_counters(record: Mapping[str, float]) -> dict[str, float]:
+def _without_counters(record: Record) -> Record:
     return {name: value for name, value in record.items() if name not in ("step", "seconds")}

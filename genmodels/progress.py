@@ -28,7 +28,7 @@ def bar(numbers: Iterable[int], description: str) -> Iterable[int]:
 
 
 @contextmanager
-def training_bar(description: str) -> Iterator[Callable[[int, int, Mapping[str, float]], None]]:
+def training_bar(description: str) -> Iterator[Callable[[int, int, Mapping[str, float | int]], None]]:
     """A bar for `fit`: step of all steps, time left, and the latest metrics."""
     columns = (
         TextColumn("{task.description}"),
@@ -41,7 +41,7 @@ def training_bar(description: str) -> Iterator[Callable[[int, int, Mapping[str, 
         task = shown.add_task(description, metrics="")
         latest: dict[str, float] = {}
 
-        def update(step: int, total: int, record: Mapping[str, float]) -> None:
+        def update(step: int, total: int, record: Mapping[str, float | int]) -> None:
             # What is measured in some epochs only stays in sight until it is measured again.
             latest.update((name, value) for name, value in record.items() if name not in _HIDDEN)
             metrics = "  ".join(f"{name} {value:.4g}" for name, value in latest.items())

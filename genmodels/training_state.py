@@ -62,8 +62,9 @@ def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
 def part(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Undo `with_prefix` for one group.
 
-    >>> part("model", {"model.weight": 1, "average.weight": 2})
-    {'weight': 1}
+    >>> import torch
+    >>> part("model", {"model.weight": torch.ones(1), "average.weight": torch.zeros(1)})
+    {'weight': tensor([1.])}
     """
     start = prefix + "."
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}

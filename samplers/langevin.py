@@ -62,8 +62,8 @@ def underdamped(energy: Energy, step_size: float | Tensor, friction: float, *, m
     dx = √G p dt, dp = −√G ∇U dt − γ p dt + √(2 γ) dW, with γ = `friction` and G = `metric`: kick and drift by half a step,
     p ← c p + √(1 − c²) ξ with c = exp(−γ · step_size), drift and kick by half a step. Biased by O(step_size²) in general;
     the positions of a Gaussian have no bias at all, the momenta have one. Stable for step_size · √G below twice the
-    smallest standard deviation. `step_size` here is a time, whose square is twice that of `ula`. Momenta are drawn by a
-    chain's first step, so chains that start from draws of the target do not leave it but for the bias.
+    smallest standard deviation. `step_size` here is a time, whose square is twice that of `ula`. A chain's first
+    step draws its momentum.
     """
     return Kernel(
         init=lambda position: at_rest(energy, position),
@@ -123,11 +123,15 @@ def baoab(
     friction: float,
     metric: float | Tensor,
 ) -> PhaseState:
-    """One step, deterministic given a normal; a chain at rest first draws its momentum and takes the latter half."""
+    """One step, deterministic given a normal.
+
+    A chain at rest spends it on its momentum and takes its first step without friction: a whole step of ULA, so that
+    restarted chains, too, sample the target.
+    """
     half = step_size * metric**0.5 / 2
-    moving = state.moving[:, None]
-    kept = moving * math.e ** (-friction * step_size)
-    momentum = moving * (state.momentum - half * state.gradient)
+    rest = 1 - state.moving[:, None]
+    kept = rest + (1 - rest) * math.e ** (-friction * step_size)
+    momentum = state.momentum + rest * fresh - half * state.gradient
     position = state.position + half * momentum
     momentum = kept * momentum + (1 - kept**2).sqrt() * fresh
     position = position + half * momentum

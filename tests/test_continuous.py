@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.distributions import Normal
 from zoo import generator, one_thread  # noqa: F401
 
-from samplers.adaptation import Moments, find_reasonable_step_size, warm_up
+from samplers.adaptation import Moments, find_reasonable_step_size, learned_metric, warm_up
 from samplers.hmc import PhaseState, at_rest, energy_and_gradient, hmc, leapfrog, metropolis
 from samplers.kernel import Kernel, run
 from samplers.langevin import PointState, adjusted_underdamped, at_point, mala, propose, ula, underdamped
@@ -150,6 +150,7 @@ def differentiable(energy: Any, position: Tensor) -> tuple[Tensor, Tensor]:
     [
         (hmc(rough, 0.2, 5, persistence=1.0, metric=METRIC), 1.0),
         (hmc(rough, 0.2, 5, persistence=0.8, metric=METRIC), 0.8),
+        (adjusted_underdamped(rough, 0.2, FRICTION, metric=METRIC), math.exp(-0.2 * FRICTION)),
         (underdamped(rough, 0.2, FRICTION, metric=METRIC), math.exp(-0.2 * FRICTION)),
     ],
 )
@@ -290,11 +291,14 @@ def test_wrong_kernels_do_not(wrong: Make):
     assert drift(wrong(bumpy, 1.1, 0.8), moving=wrong is unturned).abs().max() > 5e-3
 
 
-@pytest.mark.parametrize(("name", "order"), [("ula", 4), ("baoab", 3)])
-def test_unadjusted_kernels_drift_by_the_order_of_their_step(name: str, order: int):
-    """Per unit of time ULA is biased by O(time²) = O(step_size) and BAOAB by O(time²); a step of ULA lasts time² / 2."""
+@pytest.mark.parametrize(("name", "moving", "order"), [("ula", False, 4), ("baoab", False, 4), ("baoab", True, 3)])
+def test_unadjusted_kernels_drift_by_the_order_of_their_step(name: str, moving: bool, order: int):
+    """Per unit of time ULA is biased by O(time²) = O(step_size) and BAOAB by O(time²); a step of ULA lasts time² / 2.
+
+    The first step of BAOAB is one of ULA.
+    """
     kernels = [UNADJUSTED[name](bumpy, time, 0.8) for time in (0.1, 0.05, 0.025)]
-    errors = [drift(kernel, moving=name == "baoab").abs().max() for kernel in kernels]
+    errors = [drift(kernel, moving=moving).abs().max() for kernel in kernels]
     assert [math.log2(coarse / fine) for coarse, fine in pairwise(errors)] == pytest.approx([order, order], abs=0.15)
 
 
@@ -503,6 +507,15 @@ def test_moments_are_those_of_all_that_was_seen():
     close(moments.squares / 30, x.var(0))
 
 
+def test_the_metric_changes_with_the_units_and_stays_where_nothing_moved():
+    x, units = normals(11, 3) * torch.tensor([1.0, 7.0, 0.0]), torch.tensor([0.1, 5.0, 3.0]).double()
+    plain = learned_metric(Moments.empty(METRIC).add(x), METRIC)
+    scaled = learned_metric(Moments.empty(METRIC).add(x * units), METRIC * units**2)
+    close(scaled, plain * units**2)
+    close(plain[2], METRIC[2])
+    assert ((plain > torch.minimum(x.var(0), METRIC)) & (plain < torch.maximum(x.var(0), METRIC)))[:2].all()
+
+
 def test_warm_up_refuses_what_it_cannot_tune():
     start = target_draws(7)
     with pytest.raises(ValueError, match="an adjusted one"):
@@ -568,7 +581,8 @@ def test_no_chain_goes_where_the_energy_is_not_finite(name: str, wall: Callable[
     start = normals(501, 3).abs()
     kernel = ADJUSTED[name](lambda x: x.square().sum(-1) + wall(x[:, 0]), 0.3, METRIC)
     state = run(kernel, start, 20, generator=generator())
-    assert all(part.isfinite().all() for part in state)
+    _, info = kernel.step(state, generator())
+    assert all(part.isfinite().all() for part in (*state, info["accept_prob"]))
     assert state.position[:, 0].min() > 0
     assert (state.position != start).any(-1).double().mean() > 0.5
 

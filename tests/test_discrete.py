@@ -72,10 +72,9 @@ def without_correction(method: str, energy: Energy, levels: int | None) -> Kerne
 
 
 class Chain(NamedTuple):
-    """All states of a space with their exact probabilities, the proposal's, and the transition matrix of the real update."""
+    """The exact probabilities of all states of a space, and the transition matrix of the real update."""
 
     target: Tensor
-    proposal: Tensor
     transition: Tensor
 
 
@@ -121,7 +120,7 @@ def transition_matrix(method: str, kernel: Kernel, energy: Energy, x: Tensor, le
     transition = torch.zeros_like(proposal)
     transition[start, end] = proposal[start, end] * info["accept_prob"]
     transition += torch.diag(1 - transition.sum(1))
-    return Chain(torch.softmax(-energy(x), 0), proposal, transition)
+    return Chain(torch.softmax(-energy(x), 0), transition)
 
 
 def exact(method: str, space: str, kind: str, seed: int = 0, spaces=SPACES, make: Callable = make) -> Chain:

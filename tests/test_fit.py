@@ -88,7 +88,7 @@ def test_learning_rate_follows_its_schedule(schedule, factor: Callable[[float], 
     records = fit(model, descend(model), Recorded(6), settings)
     rates = [0.5 * factor(step / 15) for step in range(15)]
     assert [record["learning_rate"] for record in records] == pytest.approx(rates[2::3])
-    assert float(model.position) == pytest.approx(-sum(rates))
+    assert model.position.item() == pytest.approx(-sum(rates))
 
 
 @pytest.mark.parametrize(("num", "batch_size", "sizes"), [(10, 4, [4, 4, 2]), (3, 100, [3]), (8, 4, [4, 4])])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import torch
+
 from genmodels.data import DataSet, load
 from genmodels.device import choose_device
 from genmodels.errors import BadInput
@@ -34,7 +36,9 @@ def _report(flags: Evaluate, model: RBM, data: DataSet) -> LikelihoodReport:
     if flags.num_examples is not None and flags.num_examples < 1:
         raise BadInput(f"--num-examples must be at least 1, not {flags.num_examples}.")
     device = choose_device(flags.device)
-    x = data.split(flags.split).fixed()[: flags.num_examples].to(device)
+    x = data.split(flags.split).fixed()
+    # Some published files are sorted by class, so a part of the rows must be a random one.
+    x = x[torch.randperm(len(x), generator=default_generator(0))[: flags.num_examples]].to(device)
     check_width(x, model.visible.size, data.name)
     return log_likelihood(
         model.to(device),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,6 +15,7 @@ from genmodels.likelihood.estimate import Bound, Estimate, effective_sample_size
 from genmodels.progress import Progress, no_progress
 from genmodels.rbm import RBM
 from samplers import ais_log_weights, gibbs, reverse_ais_log_weights, run
+from samplers.annealing import Track
 
 MAX_PARALLEL_CHAINS = 4096
 
@@ -112,9 +112,7 @@ def ais_log_z(
     """
     path = _path(model, base_bias, betas, num_chains, num_steps)
     parts = [
-        ais_log_weights(
-            path, betas, num, generator=generator, num_steps=num_steps, track=partial(progress, description="AIS")
-        )
+        ais_log_weights(path, betas, num, generator=generator, num_steps=num_steps, track=_track(progress, "AIS"))
         for num in _group_sizes(num_chains)
     ]
     log_weight = torch.cat(parts)
@@ -143,7 +141,7 @@ def reverse_ais_log_z(
     parts = []
     for rows in x.split(MAX_PARALLEL_CHAINS):
         start = (rows, *(rows.new_zeros(len(rows), unit.size) for unit in model.units[1:]))
-        chains = run(kernel, start, burn_in, generator=generator, track=partial(progress, description="burn-in"))
+        chains = run(kernel, start, burn_in, generator=generator, track=_track(progress, "burn-in"))
         state = path.state(tuple(chains[i] for i in model.blocks[1]))
         parts.append(_backwards(path, betas, state, generator, num_steps, progress, "reverse AIS"))
     log_weight = torch.cat(parts)
@@ -189,6 +187,10 @@ def raise_log_likelihood(
     return Estimate(mean, error, "lower", method, len(rows) * num_chains, {"log_weight_std": float(log_weight.std())})
 
 
+def _track(progress: Progress, name: str) -> Track:
+    return lambda numbers: progress(numbers, name)
+
+
 def _backwards(
     path: MarginalPath,
     betas: Tensor,
@@ -198,7 +200,7 @@ def _backwards(
     progress: Progress,
     name: str,
 ) -> Tensor:
-    track = partial(progress, description=name)
+    track = _track(progress, name)
     return reverse_ais_log_weights(path, betas, state, generator=generator, num_steps=num_steps, track=track)
 
 
