@@ -70,7 +70,7 @@ def read_estimates(path: Path) -> dict[str, Estimate]:
 
 def _estimate(values: Mapping[str, Any]) -> Estimate:
     # Folded, because one long line beside the bars would take their room.
-    method = textwrap.fill(values["method"], 48)
+    method = textwrap.fill(values["method"], 56)
     return Estimate(values["value"], values["std_error"], values["bound"], method, samples=0)
 
 

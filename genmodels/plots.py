@@ -16,6 +16,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -138,6 +139,7 @@ def likelihood_bars(estimates: Mapping[str, EstimateLike]) -> Figure:
     axes.set(ylim=(len(estimates) - 0.5, -0.5), yticks=[], xmargin=0.06)
     _label(axes, "log-likelihood, nats per example (whiskers: ± 2 standard errors)")
     axes.spines[["left", "top", "right"]].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
     marks = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     figure.legend(marks.values(), marks, loc="outside lower center", ncols=4, fontsize=_SMALL, frameon=False)
     return figure

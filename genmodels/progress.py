@@ -32,7 +32,7 @@ def training_bar(description: str) -> Iterator[Callable[[int, int, Mapping[str, 
     """A bar for `fit`: step of all steps, time left, and the latest metrics."""
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=12),
         TaskProgressColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[metrics]}"),
@@ -44,7 +44,7 @@ def training_bar(description: str) -> Iterator[Callable[[int, int, Mapping[str, 
         def update(step: int, total: int, record: Mapping[str, float | int]) -> None:
             # What is measured in some epochs only stays in sight until it is measured again.
             latest.update((name, value) for name, value in record.items() if name not in _HIDDEN)
-            metrics = "  ".join(f"{name} {value:.4g}" for name, value in latest.items())
-            shown.update(task, completed=step, total=total, metrics=metrics)
+            metrics = "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in latest.items())
+            shown.update(task, completed=step, total=total, metrics=metrics[: console.width - len(description) - 30])
 
         yield update

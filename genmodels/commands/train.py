@@ -102,7 +102,7 @@ def _objective_options(flags: TrainRbm) -> dict[str, Any]:
 def _train(out: Path, work: Callable[[ShowProgress], nn.Module]) -> None:
     """Do the training with a bar, then draw the pictures; after Ctrl-C, say how to go on."""
     try:
-        with training_bar(f"training {out}") as progress:
+        with training_bar(out.name) as progress:
             work(progress)
     except KeyboardInterrupt as stop:
         if (out / CHECKPOINT).exists():
