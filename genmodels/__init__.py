@@ -1,7 +1,20 @@
 """Probabilistic generative models with likelihoods one can trust."""
 
-from genmodels.errors import BadInput
-from genmodels.rbm import RBM
-from genmodels.units import Bernoulli, Categorical, Gaussian
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from genmodels.errors import BadInput
+    from genmodels.rbm import RBM
+    from genmodels.units import Bernoulli, Categorical, Gaussian
 
 __all__ = ["RBM", "BadInput", "Bernoulli", "Categorical", "Gaussian"]
+
+_HOMES = {"BadInput": "errors", "RBM": "rbm", "Bernoulli": "units", "Categorical": "units", "Gaussian": "units"}
+
+
+def __getattr__(name: str) -> Any:
+    # On first use, because torch takes seconds to import and `genmodels --help` needs none of it.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -254,4 +254,4 @@ def unit_from_config(config: dict) -> Unit:
 def _refuse(x: Tensor, bad: Tensor, why: str) -> None:
     if bool(bad.any()):
         row, column = (int(i) for i in bad.nonzero()[0])
-        raise BadInput(f"Row {row}, column {column} holds {float(x[row, column]):g}, {why}.")
+        raise BadInput(f"Row {row}, column {column} holds {float(x[row, column]):g}, {why} (counted from 0).")

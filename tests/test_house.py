@@ -59,7 +59,8 @@ def test_a_model_file_knows_no_objective_estimator_sampler_or_other_model() -> N
 def test_no_import_circle() -> None:
     """Raises graphlib.CycleError, which names the circle, if there is one. A package's __init__ is not its modules' user."""
     graph = {
-        name: {used for used in imports(name) if used in MODULES and not name.startswith(used + ".")} for name in MODULES
+        name: {used for used in imports(name) if used in MODULES and not name.startswith(used + ".")}
+        for name in MODULES
     }
     list(TopologicalSorter(graph).static_order())
 

@@ -286,15 +286,15 @@ def test_weights_are_unbiased_with_few_temperatures(pair: tuple[str, str], num_s
 @torch.no_grad()
 @in_pairs
 def test_few_chains_bracket_log_z(pair: tuple[str, str]):
-    """Jensen: with two chains a run forward lies below and reverse above, each by more than 8 standard errors."""
-    model, betas, num = tiny(*pair, scale=1.0), uniform(3), 4000
+    """Jensen: with two chains a run forward lies below and reverse above, each by more than 5 standard errors."""
+    model, betas, num = tiny(*pair, scale=1.0), uniform(2), 4000
     path, log_z = path_of(model), exact_log_z(model).value
     start = path.state((exact_draws(model, num, generator(1)),))
     forward = ais_log_weights(path, betas, num, generator=generator())
     reverse = -reverse_ais_log_weights(path, betas, start, generator=generator())
     for log_weight, sign in ((forward, 1), (reverse, -1)):
         values = path.log_z0 + sign * (log_weight.reshape(-1, 2).logsumexp(1) - math.log(2))
-        assert sign * float(z_scores(values, log_z)) < -8
+        assert sign * float(z_scores(values, log_z)) < -5
 
 
 @torch.no_grad()
@@ -364,21 +364,17 @@ def test_impossible_annealing_is_refused(arguments: dict, words: str):
 def test_raise_is_unbiased_for_the_probability_under_annealing(pair: tuple[str, str]):
     """E[f₁(x)/Z₀ · 1/w] is the probability that forward AIS, as a generative process, ends in x: here by exact matrices.
 
-    |z| < 6 for six x, 20,000 chains each: false alarms 1e-8. The model's own probability must be told apart.
+    |z| < 6 for at most 32 x, 10,000 chains each: false alarms 6e-8. One transition less must be told apart.
     """
-    model, betas, num = tiny(*pair, scale=1.0), uniform(3), 20_000
-    path, (x, log_p) = Scripted(model, base_of(model)), log_probs(model)
-    law = path.log_density(path.state((x,)), 0.0).softmax(0)
-    for beta in betas[1:].tolist():
-        law = law @ path.matrix(beta)
-    real, largest = path_of(model), 0.0
-    for row in log_p.argsort()[:: len(x) // 5].tolist():
-        start = real.state((x[row].expand(num, -1),))
-        log_weight = reverse_ais_log_weights(real, betas, start, generator=generator(row))
-        estimates = torch.exp(-model.free_energy(x[row : row + 1]) - real.log_z0 - log_weight)
-        assert abs(float(z_scores(estimates, law[row]))) < 6
-        largest = max(largest, abs(float(z_scores(estimates, log_p[row].exp()))))
-    assert largest > 12
+    model, betas, num = tiny(*pair), uniform(2), 10_000
+    path, (x, _) = Scripted(model, base_of(model)), grid(model.visible)
+    half_way = path.log_density(path.state((x,)), 0.0).softmax(0) @ path.matrix(0.5)
+    law, real = half_way @ path.matrix(1.0), path_of(model)
+    start = real.state((x.repeat(num, 1),))
+    log_weight = reverse_ais_log_weights(real, betas, start, generator=generator()).reshape(num, len(x))
+    estimates = torch.exp(-model.free_energy(x) - real.log_z0 - log_weight)
+    assert float(z_scores(estimates, law).abs().max()) < 6
+    assert float(z_scores(estimates, half_way).abs().max()) > 12
 
 
 @torch.no_grad()
@@ -386,11 +382,11 @@ def test_raise_is_unbiased_for_the_probability_under_annealing(pair: tuple[str, 
 def test_raise_is_a_lower_bound_that_temperatures_tighten(pair: tuple[str, str]):
     """On exact draws of the model the annealed process cannot beat the model (Gibbs' inequality), and nears it."""
     model = tiny(*pair)
-    x = exact_draws(model, 2000, generator(1))
+    x, base = exact_draws(model, 2000, generator(1)), base_of(model)
     exact_value = -mean_free_energy(model, x)[0] - exact_log_z(model).value
     few, many = (
-        raise_log_likelihood(model, x, base_of(model), uniform(k), num_examples=2000, generator=generator())
-        for k in (2, 100)
+        raise_log_likelihood(model, x, base, uniform(k), num_examples=2000, num_chains=n, generator=generator())
+        for k, n in ((2, 1), (100, 4))
     )
     assert few.bound == many.bound == "lower"
     # Both by more than chance allows: false alarms below 1e-6 each.
@@ -521,7 +517,7 @@ def test_annealed_reports_are_brackets(method, lower_method: str, monkeypatch: p
     assert (report.lower.bound, report.upper.bound, report.log_z.bound) == ("lower", "upper", "lower")
     assert report.lower.method.startswith(lower_method)
     assert report.upper.method.startswith("AIS")
-    assert list(report.rows()) == ["value", "lower side", "upper side"]
+    assert list(report.rows()) == ["upper side", "lower side"]
     # Six standard errors on either side: false alarms 1e-8.
     assert report.lower.value - 6 * report.lower.std_error < true < report.upper.value + 6 * report.upper.std_error
     assert report.bracket_width == report.upper.value - report.lower.value == report.diagnostics["bracket_width"]
@@ -584,10 +580,10 @@ def test_memory_does_not_grow_with_the_number_of_examples(method, monkeypatch: p
 def test_the_base_rates_may_come_from_other_data():
     model = tiny("Bernoulli", "Bernoulli")
     x, base = some_states(model.visible, 11), some_states(model.visible, 7, seed=1)
-    with_base = few_temperatures(model, x, "ais", base=base)
-    assert with_base.log_z.value != few_temperatures(model, x, "ais").log_z.value
+    with_base = few_temperatures(model, x, "ais", base=base, generator=generator())
+    assert with_base.log_z.value != few_temperatures(model, x, "ais", generator=generator()).log_z.value
     betas, bias = uniform(20), model.visible.bias_from_data(base)
-    alone = ais_log_z(model, bias, betas, num_chains=20, generator=generator(0))
+    alone = ais_log_z(model, bias, betas, num_chains=20, generator=generator())
     assert with_base.log_z.value == alone.value
 
 

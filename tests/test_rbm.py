@@ -121,7 +121,9 @@ def test_gradient_of_log_z_is_the_models_expectation(model: RBM):
             with torch.no_grad():
                 parameter += sign * step * direction
             values.append(exact_log_z(model).value)
-        assert (values[0] - values[1]) / (2 * step) == pytest.approx(float((gradient * direction).sum()), rel=1e-6, abs=1e-6)
+        assert (values[0] - values[1]) / (2 * step) == pytest.approx(
+            float((gradient * direction).sum()), rel=1e-6, abs=1e-6
+        )
 
 
 def test_state_dict_names_are_fixed(model: RBM):

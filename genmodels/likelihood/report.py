@@ -50,9 +50,10 @@ class LikelihoodReport:
         return 0.0 if self.lower is None or self.upper is None else self.upper.value - self.lower.value
 
     def rows(self) -> dict[str, Estimate]:
-        """The estimates under the names a reader knows them by."""
-        named = {"value": self.log_likelihood, "lower side": self.lower, "upper side": self.upper}
-        return {name: estimate for name, estimate in named.items() if estimate is not None}
+        """The estimates under the names a reader knows them by: the exact value, or both sides of the bracket."""
+        if self.lower is None or self.upper is None:
+            return {"value": self.log_likelihood}
+        return {"upper side": self.upper, "lower side": self.lower}
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -134,7 +134,8 @@ def _contrastive(
         return state
 
     def step(x: Tensor, state: ObjectiveState, generator: torch.Generator):
-        with torch.no_grad():
+        # Under mixed precision too: statistics are sums over many units, and what may be narrow is narrow already.
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             layers = model.anneal(precision=precision)
             chain_layers = _with_fast_weights(model, state, precision) if fast_rate > 0 else layers
             start = state["chains"] if persistent else x

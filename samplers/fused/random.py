@@ -8,7 +8,9 @@ from torch import Tensor
 _LOWEST = torch.iinfo(torch.int64).min
 
 
-def uniform(num: int, size: int, *, dtype: torch.dtype, device: torch.device, generator: torch.Generator | None) -> Tensor:
+def uniform(
+    num: int, size: int, *, dtype: torch.dtype, device: torch.device, generator: torch.Generator | None
+) -> Tensor:
     """Uniform numbers in [0, 1), shape (num, size), multiples of 2⁻²⁴ in float32.
 
     On a CPU in float32 one 64-bit draw gives the leading 16 bits of four numbers, and one 8-bit draw the trailing bits of
