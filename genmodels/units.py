@@ -18,7 +18,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Bernoulli as BernoulliDistribution
-from torch.distributions import Distribution, Independent, Normal, OneHotCategorical
+from torch.distributions import (
+    Distribution,
+    Independent,
+    Normal,
+    OneHotCategorical,
+    ReshapeTransform,
+    TransformedDistribution,
+)
 from torch.nn.functional import softplus
 
 from genmodels.errors import BadInput
@@ -185,6 +192,19 @@ class Gaussian(Unit):
         return {"type": "Gaussian", "size": self.size, "variance": self._initial_variance}
 
 
+class FlatOneHot(TransformedDistribution):
+    """Independent one-hot groups with the given logits, (..., groups, levels), as one flat event."""
+
+    def __init__(self, logits: Float[Tensor, "*n g k"]):
+        groups, levels = logits.shape[-2:]
+        flatten = ReshapeTransform(torch.Size((groups, levels)), torch.Size((groups * levels,)))
+        super().__init__(Independent(OneHotCategorical(logits=logits), 1), flatten)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.base_dist.mean.flatten(-2)
+
+
 class Categorical(Unit):
     """`groups` one-hot sites of `levels` levels each (Potts units), laid out flat: size = groups · levels."""
 
@@ -221,7 +241,7 @@ class Categorical(Unit):
         return nn.functional.one_hot(level, self.levels).flatten(-2).to(field.dtype)
 
     def distribution(self, field):
-        return Independent(OneHotCategorical(logits=self._grouped(field)), 1)
+        return FlatOneHot(self._grouped(field))
 
     def bias_from_data(self, x):
         counts = self._grouped(x).sum(0) + 1 / self.levels

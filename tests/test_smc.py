@@ -1,6 +1,7 @@
 """Sequential Monte Carlo: unbiased estimates of Z on an enumerable machine, and the parts of it one by one."""
 
 import math
+import sys
 from typing import NamedTuple
 
 import pytest
@@ -8,7 +9,6 @@ import torch
 from torch import Tensor
 from zoo import generator, number, one_thread, tiny, z_scores  # noqa: F401
 
-import samplers.smc
 from genmodels.likelihood.annealed import MarginalPath
 from genmodels.likelihood.exact import exact_log_z
 from samplers import ais_log_weights
@@ -53,7 +53,9 @@ def test_z_is_unbiased_at_given_temperatures(resample_below: float, seed: int):
 def test_resampling_without_resetting_weights_is_seen(monkeypatch: pytest.MonkeyPatch, seed: int):
     """Particles that keep the weights they were drawn for."""
     monkeypatch.setattr(
-        samplers.smc, "resample", lambda state, weight, randoms: resample((state, weight), weight, randoms)[0]
+        sys.modules["samplers.smc"],
+        "resample",
+        lambda state, weight, randoms: resample((state, weight), weight, randoms)[0],
     )
     assert abs(float(z_scores(relative_estimates(*annealed(), seed, resample_below=1.0), 1.0))) > 2 * MAX_Z
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -33,6 +34,7 @@ def exact_log_z(model: RBM, *, progress: Progress = no_progress) -> Estimate:
     Two Gaussian layers have a joint Gaussian density and a closed form. Memory does not grow with the number of states.
     """
     require(model, RBM, by="exact_log_z")
+    model = copy.deepcopy(model).double()
     model.check_normalisable()
     states = num_enumerated_states(model)
     if states == 0:
@@ -44,10 +46,8 @@ def exact_log_z(model: RBM, *, progress: Progress = no_progress) -> Estimate:
         )
     side = 0 if model.visible.num_states == states else 1
     unit, other = model.units[side], model.units[1 - side]
-    weight, bias, other_bias = (
-        tensor.double()
-        for tensor in (model.weight if side == 0 else model.weight.T, model.biases[side], model.biases[1 - side])
-    )
+    weight = model.weight if side == 0 else model.weight.T
+    bias, other_bias = model.biases[side], model.biases[1 - side]
     chunk = max(1, _CHUNK_ELEMENTS // (model.visible.size + model.hidden.size))
     total = torch.tensor(-math.inf, dtype=torch.float64, device=weight.device)
     for start in progress(range(0, states, chunk), "exact log Z"):
@@ -60,12 +60,12 @@ def exact_log_z(model: RBM, *, progress: Progress = no_progress) -> Estimate:
 
 def _gaussian_log_z(model: RBM) -> float:
     """½ (d + h) log 2π − ½ log det Λ + ½ mᵀ Λ⁻¹ m of the joint Gaussian with precision Λ and linear term m."""
-    precisions = [torch.exp(-p.double()) for p in (model.visible.log_variance, model.hidden.log_variance)]  # pyright: ignore
-    coupling = precisions[0][:, None] * model.weight.double() * precisions[1]
+    precisions = [torch.exp(-p) for p in (model.visible.log_variance, model.hidden.log_variance)]  # pyright: ignore
+    coupling = precisions[0][:, None] * model.weight * precisions[1]
     joint = torch.cat(
         [torch.cat([precisions[0].diag(), -coupling], 1), torch.cat([-coupling.T, precisions[1].diag()], 1)]
     )
-    linear = torch.cat([p * b.double() for p, b in zip(precisions, model.biases, strict=True)])
+    linear = torch.cat([p * b for p, b in zip(precisions, model.biases, strict=True)])
     return float(
         0.5 * len(joint) * math.log(2 * math.pi)
         - 0.5 * torch.linalg.slogdet(joint).logabsdet

@@ -92,7 +92,7 @@ def log_likelihood(
     require(model, RBM, by="log_likelihood")
     check_width(x, model.visible.size)
     model.visible.check(x)
-    _check_arguments(method, num_chains, num_temperatures)
+    _check_arguments(method, schedule, num_chains, num_temperatures)
     started = time.perf_counter()
     generator = default_generator(0, x.device) if generator is None else generator
     states = num_enumerated_states(model)
@@ -168,9 +168,10 @@ def from_log_z(mean_free_energy: float, log_z: Estimate) -> Estimate:
     return replace(log_z, value=-mean_free_energy - log_z.value, bound=turned[log_z.bound])
 
 
-def _check_arguments(method: str, num_chains: int, num_temperatures: int) -> None:
-    if method not in get_args(Method):
-        raise BadInput(f"Unknown method {method!r}; known are {', '.join(get_args(Method))}.")
+def _check_arguments(method: str, schedule: str, num_chains: int, num_temperatures: int) -> None:
+    for name, chosen, known in (("method", method, get_args(Method)), ("schedule", schedule, get_args(Schedule))):
+        if chosen not in known:
+            raise BadInput(f"Unknown {name} {chosen!r}; known are {', '.join(known)}.")
     if num_temperatures < 3:
         raise BadInput(f"Annealing needs at least 3 temperatures, not {num_temperatures}.")
     if num_chains < 2:
