@@ -7,14 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 from torch.autograd.functional import jvp, vjp
-from zoo import (  # noqa: F401
+from zoo import (
     DISCRETE_PAIRS,
     PAIRS,
-    flipped,
     generator,
     grid,
     log_probs,
-    one_thread,
     some_states,
     sweep_matrix,
     tiny,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import kstest, norm
 from torch import Tensor
-from zoo import (  # noqa: F401
+from zoo import (
     DISCRETE_PAIRS,
     PAIRS,
     Tensors,
@@ -17,7 +17,6 @@ from zoo import (  # noqa: F401
     grid,
     log_prob,
     number,
-    one_thread,
     rejected,
     some_states,
     sweep_matrix,

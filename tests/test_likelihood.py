@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
-from zoo import (  # noqa: F401
+from zoo import (
     DISCRETE_PAIRS,
     PAIRS,
     combinations,
@@ -20,7 +20,6 @@ from zoo import (  # noqa: F401
     log_prob,
     log_probs,
     number,
-    one_thread,
     some_states,
     tiny,
     z_scores,
@@ -316,6 +315,55 @@ def test_estimates_are_what_the_weights_say(pair: tuple[str, str]):
     assert reverse.std_error == log_mean_exp_error(log_weight)
     assert (reverse.bound, reverse.samples) == ("upper", num)
     assert "0 sweeps from data" in reverse.method
+
+    raised = raise_log_likelihood(model, x, base, betas, num_examples=num, num_chains=3, generator=generator())
+    randoms = generator()
+    rows = x[torch.randperm(num, generator=randoms)]
+    start = path.state((rows.repeat_interleave(3, 0),))
+    log_weight = -reverse_ais_log_weights(path, betas, start, generator=randoms).reshape(num, 3)
+    log_p = log_weight.logsumexp(1) - math.log(3) - model.free_energy(rows) - path.log_z0
+    assert raised.value == pytest.approx(float(log_p.mean()), abs=1e-10)
+
+
+class Recorded(MarginalPath):
+    """Remembers the temperatures of its transitions."""
+
+    def transition(self, state: PathState, beta: float, generator: torch.Generator) -> PathState:
+        self.seen = [*getattr(self, "seen", []), beta]
+        return super().transition(state, beta, generator)
+
+
+@pytest.mark.parametrize("num_steps", [1, 3])
+def test_every_temperature_takes_its_transitions(num_steps: int):
+    """Unbiased weights cannot show a missing transition; more of them only narrow the weights."""
+    model, betas = tiny("Bernoulli", "Bernoulli"), uniform(5)
+    forward, reverse = (Recorded(model, base_of(model)) for _ in range(2))
+    ais_log_weights(forward, betas, 7, generator=generator(), num_steps=num_steps)
+    start = reverse.state((some_states(model.visible, 7),))
+    reverse_ais_log_weights(reverse, betas, start, generator=generator(), num_steps=num_steps)
+    assert forward.seen == betas[1:].repeat_interleave(num_steps).tolist()
+    assert reverse.seen == forward.seen[::-1]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("num", [3, 4, 5, 8])
+def test_chains_run_in_groups_of_bounded_size(num: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("genmodels.likelihood.annealed.MAX_PARALLEL_CHAINS", 4)
+    model, betas = tiny("Bernoulli", "Gaussian"), uniform(5)
+    base, path, x, sizes = base_of(model), path_of(model), some_states(model.visible, num), []
+    randoms = generator()
+    groups = [ais_log_weights(path, betas, len(rows), generator=randoms) for rows in x.split(4)]
+    backwards = [-reverse_ais_log_weights(path, betas, path.state((rows,)), generator=randoms) for rows in x.split(4)]
+    draw = model.visible.draw
+    monkeypatch.setattr(model.visible, "draw", lambda field, noise: (sizes.append(len(noise)), draw(field, noise))[1])
+    randoms = generator()
+    forward = ais_log_z(model, base, betas, num_chains=num, generator=randoms)
+    reverse = reverse_ais_log_z(model, x, base, betas, burn_in=0, generator=randoms)
+    raised = raise_log_likelihood(model, x, base, betas, num_examples=num, num_chains=3, generator=randoms)
+    assert forward.value == pytest.approx(path.log_z0 + log_mean_exp(torch.cat(groups)), abs=1e-12)
+    assert reverse.value == pytest.approx(path.log_z0 - log_mean_exp(torch.cat(backwards)), abs=1e-12)
+    assert (forward.samples, reverse.samples, raised.samples) == (num, num, 3 * num)
+    assert max(sizes) <= 4
 
 
 def two_modes() -> RBM:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import kstest
 from torch import Tensor
-from zoo import accepted, chi_square, generator, one_thread, rejected  # noqa: F401
+from zoo import accepted, chi_square, generator, rejected
 
 from samplers.fused import product, products, uniform
 from samplers.fused.products import DenseProduct, SlicedProduct

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from zoo import PAIRS, combinations, deviation, generator, grid, log_prob, log_probs, one_thread, some_states, tiny  # noqa: F401
+from zoo import PAIRS, combinations, deviation, generator, grid, log_prob, log_probs, some_states, tiny
 
 from genmodels import RBM, BadInput, Bernoulli, Gaussian
 from genmodels.interface import capabilities

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.stats import kstest, norm
 from torch import Tensor
-from zoo import accepted, chi_square, deviation, generator, grid, log_prob, number, one_thread, rejected  # noqa: F401
+from zoo import accepted, chi_square, deviation, generator, grid, log_prob, number, rejected
 
 from genmodels import BadInput, Bernoulli, Categorical, Gaussian
 from genmodels.units import Unit, unit_from_config
@@ -69,6 +69,15 @@ def test_distribution_is_the_exponential_family(unit: Unit):
     assert distribution.event_shape == (unit.size,)
     torch.testing.assert_close(distribution.mean, unit.mean(field))
     torch.testing.assert_close(distribution.log_prob(states), log_prob(unit, field, states), rtol=0, atol=1e-10)
+
+
+@torch.no_grad()
+def test_entropy_is_the_mean_of_minus_log_p(unit: Unit):
+    field = fields(unit, 11)
+    states, log_measure = grid(unit)
+    log_p = torch.stack([log_prob(unit, row, states) for row in field])
+    expected = -(torch.exp(log_p + log_measure) * log_p).sum(1)
+    torch.testing.assert_close(unit.distribution(field).entropy(), expected, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("seed", range(3))

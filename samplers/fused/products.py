@@ -58,7 +58,7 @@ class SlicedProduct(Product):
         whole = torch.mul(weight, _LEVELS / largest).round_().to(torch.int16)
         # whole = 256 · high + low with both in int8: the conversion keeps the low byte, read as signed.
         low_byte = whole.to(torch.int8)
-        high_byte = ((whole + 128) >> 8).to(torch.int8)
+        high_byte = (whole + 128).bitwise_right_shift_(8).to(torch.int8)
         self._both = torch.cat([high_byte, low_byte], 1)
         self._scale = largest / _LEVELS
         self._dtype = weight.dtype
