@@ -204,6 +204,9 @@ class FlatOneHot(TransformedDistribution):
     def mean(self) -> Tensor:
         return self.base_dist.mean.flatten(-2)
 
+    def entropy(self) -> Tensor:
+        return self.base_dist.entropy()
+
 
 class Categorical(Unit):
     """`groups` one-hot sites of `levels` levels each (Potts units), laid out flat: size = groups · levels."""
