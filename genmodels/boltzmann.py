@@ -115,8 +115,8 @@ class Layers:
         """The layer's natural parameter at this inverse temperature."""
         inputs = self._inputs(layer, state)
         if self._beta is not None:
-            inputs.mul_(self._beta)
-        return inputs.add_(self._sites[layer])
+            inputs = inputs * self._beta
+        return inputs + self._sites[layer]
 
     def _inputs(self, layer: int, state: State) -> Tensor:
         inputs = []

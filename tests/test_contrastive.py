@@ -19,11 +19,12 @@ from zoo import (
     z_scores,
 )
 
-from genmodels import RBM, BadInput, Bernoulli
+from genmodels import RBM, BadInput, Bernoulli, Gaussian
 from genmodels.data import load
+from genmodels.interface import default_generator
 from genmodels.likelihood import exact_log_z
 from genmodels.objectives import Objective, Penalty, cd, fpcd, pcd
-from genmodels.objectives.contrastive import OFFSET_RATE, Direction, center, weighted_statistics
+from genmodels.objectives.contrastive import OFFSET_RATE, Direction, _narrow, center, weighted_statistics
 from genmodels.objectives.objective import ObjectiveState, with_gradient
 from samplers import gibbs, run
 
@@ -440,3 +441,24 @@ def test_impossible_settings_are_refused(name: str):
     if name != "cd":
         with pytest.raises(BadInput, match="num_chains must be at least 1, not 0"):
             MAKE[name](model, num_chains=0)
+
+
+def test_auto_narrows_binary_float32_only():
+    binary = RBM(Bernoulli(5), Bernoulli(3))
+    assert _narrow(binary, "float32") is None
+    assert _narrow(RBM(Gaussian(5), Bernoulli(3)), "auto") is None
+    assert _narrow(RBM(Bernoulli(5), Gaussian(3)), "auto") is None
+    assert _narrow(binary.double(), "auto") is None
+
+
+def test_phases_of_unequal_size_are_not_narrowed():
+    """Rounded row weights 1/7 and 1/11 would leave a gradient where both phases agree."""
+    model = RBM(Bernoulli(5), Bernoulli(3), generator=default_generator(0))
+    x = torch.ones(7, 5)
+    directions = []
+    for precision in ("auto", "float32"):
+        objective = pcd(model, num_chains=11, precision=precision)
+        state = objective.init(x, default_generator(1))
+        loss, _, _ = objective.step(x, state, default_generator(2))
+        directions.append(torch.autograd.grad(loss, model.weight)[0])
+    assert torch.equal(*directions)

@@ -144,7 +144,9 @@ def _contrastive(
             rows = torch.cat([chains, x])
             row_weight = torch.cat([x.new_full((len(chains),), 1 / len(chains)), x.new_full((len(x),), -1 / len(x))])
             statistics, energy = _statistics(model, layers, rows)
-            difference = weighted_statistics(statistics, row_weight, _narrow(precision, x.device))
+            # Of phases of equal size, rounding takes the same from both; of others it would leave a bias.
+            narrow = _narrow(model, precision) if len(chains) == len(x) else None
+            difference = weighted_statistics(statistics, row_weight, narrow)
             value = -(row_weight @ energy)
             new = dict(state)
             if persistent:
@@ -171,8 +173,8 @@ def weighted_statistics(
     """Σ_r w_r t(s_l,r) t(s_{l+1},r)ᵀ and Σ_r w_r t(s_l,r), from the statistics of n states, layer by layer.
 
     With weight +1/n for draws of the model and −1/n for the data it is the gradient of the mean of −log p in the coupling
-    matrices and biases. The product is in `dtype` if given: in bfloat16 states are exact, the means of hidden units are
-    rounded to 2⁻⁹ of their value, and sums are in float32. That is far below the sampling noise of any batch.
+    matrices and biases. The product is in `dtype` if given: in bfloat16 states in {0, 1} are exact, weighted means and
+    the result are rounded to 2⁻⁹ of their value, and sums are in float32: small beside the sampling noise of a batch.
     """
     weights = []
     for below, above in pairwise(statistics):
@@ -227,11 +229,14 @@ def _with_fast_weights(model: LayeredBoltzmann, state: ObjectiveState, precision
     return Layers(model.units, weights, biases, precision=precision)
 
 
-def _narrow(precision: Precision, device: torch.device) -> torch.dtype | None:
-    """bfloat16 where "auto" may use it and the hardware multiplies it natively."""
-    if precision != "auto" or device.type == "mps":
+def _narrow(model: LayeredBoltzmann, precision: Precision) -> torch.dtype | None:
+    """bfloat16 where "auto" may use it: float32 parameters, states in {0, 1}, and hardware that multiplies it natively."""
+    weight = model.weights[0]
+    binary = all(unit.num_states is not None for unit in model.units)
+    if precision != "auto" or not binary or weight.dtype != torch.float32 or weight.device.type == "mps":
         return None
-    native = torch.cpu._is_avx512_bf16_supported() if device.type == "cpu" else torch.cuda.is_bf16_supported()
+    on_cpu = weight.device.type == "cpu"
+    native = torch.cpu._is_avx512_bf16_supported() if on_cpu else torch.cuda.is_bf16_supported()
     return torch.bfloat16 if native else None
 
 

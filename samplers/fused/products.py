@@ -79,11 +79,13 @@ class SlicedProduct(Product):
 def product(weight: Float[Tensor, "d h"], *, binary: bool, precision: Precision = "auto") -> Product:
     """The fastest product for states that are all 0 or 1 (`binary`) or not.
 
-    "auto" takes the int8 slices where the processor multiplies int8 natively and the matrix is large enough to gain.
+    "auto" takes the int8 slices for float32 weights where the processor multiplies int8 natively and the matrix is large
+    enough to gain.
     """
     if precision == "float32" or not binary:
         return DenseProduct(weight)
-    if precision == "sliced" or (_has_int8(weight.device) and weight.numel() >= _SMALLEST):
+    large = weight.dtype == torch.float32 and weight.numel() >= _SMALLEST
+    if precision == "sliced" or (large and _has_int8(weight.device)):
         return SlicedProduct(weight)
     return DenseProduct(weight)
 
