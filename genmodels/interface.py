@@ -56,8 +56,8 @@ class Posterior(Capability):
 class BlockGibbs(JointEnergy):
     """Layers that can be drawn in blocks, each given the others: what Gibbs, mean field, AIS and tempering need.
 
-    A state is the tuple of all layers, the observed one first. `anneal` gives the model at another inverse temperature
-    with its parameters frozen: chains run on that.
+    A state is the tuple of all layers, the observed one first. `anneal` gives the model at another inverse temperature,
+    prepared for many sweeps: chains run on that.
     """
 
     @property
