@@ -28,6 +28,7 @@ from genmodels.training_state import TrainingState, flatten_optimizer, part, res
 
 CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.jsonl"
+SNAPSHOTS = "snapshots"
 
 Callback = Callable[[Record, nn.Module], Mapping[str, float] | None]
 ShowProgress = Callable[[int, int, Record], None]
@@ -137,6 +138,7 @@ class _Run:
         self.data_generator = torch.Generator().manual_seed(settings.seed)
         self.chain_generator = torch.Generator(device=self.fabric.device).manual_seed(settings.seed + 1)
         self.steps_per_epoch = math.ceil(len(data) / settings.batch_size)
+        self._snapshot_steps = settings.snapshot_steps(self.steps_per_epoch * settings.epochs)
         self.state = TrainingState()
         self.records: list[Record] = []
         self._seconds = 0.0
@@ -189,6 +191,8 @@ class _Run:
         state.add(metrics)
         state.step += 1
         state.batch += 1
+        if self.out is not None and state.step in self._snapshot_steps:
+            save_checkpoint(self.out / SNAPSHOTS / f"{state.step:09d}.safetensors", self.model.state_dict(), {})
 
     @torch.no_grad()
     def finish_epoch(self, callbacks: Sequence[Callback]) -> None:

@@ -6,8 +6,9 @@ under the model (negative phase). The objectives differ in the chains that stand
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -17,10 +18,9 @@ from torch import Tensor
 
 from genmodels.boltzmann import LayeredBoltzmann, Layers
 from genmodels.errors import BadInput
-from genmodels.interface import FreeEnergy, Posterior, State, require
+from genmodels.interface import FreeEnergy, Posterior, require
 from genmodels.objectives.objective import Objective, ObjectiveState, with_gradient
-from samplers import gibbs, run
-from samplers.fused import Precision
+from samplers.fused import Correlation, Precision, contrasted_correlation, has_int8
 
 OFFSET_RATE = 0.01
 
@@ -126,9 +126,11 @@ def _contrastive(
         if persistent:
             unit, bias = model.units[0], model.biases[0]
             num = len(x) if num_chains is None else num_chains
-            state["chains"] = unit.draw(bias.expand(num, -1), unit.noise(num, bias, generator))
+            chains = unit.draw(bias.expand(num, -1), unit.noise(num, bias, generator))
+            state |= {"chains": chains, "hidden": _draw(model.anneal(), 1, chains, generator)}
         if centered:
-            state |= {f"offset.{i}": t.mean(0) for i, t in enumerate(_statistics(model, model.anneal(), x)[0])}
+            statistics, _ = _statistics(model, x, model.field(1, (x, x)))
+            state |= {f"offset.{i}": t.mean(0) for i, t in enumerate(statistics)}
         if fast_rate > 0:
             state |= {f"fast.{i}": torch.zeros_like(p) for i, p in enumerate(parameters)}
         return state
@@ -138,76 +140,82 @@ def _contrastive(
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             layers = model.anneal(precision=precision)
             chain_layers = _with_fast_weights(model, state, precision) if fast_rate > 0 else layers
-            start = state["chains"] if persistent else x
-            chains = _run_chains(model, chain_layers, start, num_steps, generator)
+            hidden = state["hidden"] if persistent else _draw(layers, 1, x, generator)
+            chains = _run_chains(chain_layers, hidden, num_steps, generator)
             # Both phases are rows of one batch: the chains enter with weight +1/n, the data with −1/n.
             rows = torch.cat([chains, x])
             row_weight = torch.cat([x.new_full((len(chains),), 1 / len(chains)), x.new_full((len(x),), -1 / len(x))])
-            statistics, energy = _statistics(model, layers, rows)
-            # Of phases of equal size, rounding takes the same from both; of others it would leave a bias.
-            narrow = _narrow(model, precision) if len(chains) == len(x) else None
-            difference = weighted_statistics(statistics, row_weight, narrow)
+            field = layers.field(1, (rows, rows))
+            statistics, energy = _statistics(model, rows, field)
+            offsets = [state[f"offset.{i}"] for i in range(len(statistics))] if centered else None
+            # One product in small integers has one scale for all its rows, which phases of one size share.
+            narrow = len(chains) == len(x) and _narrow(model, precision)
+            correlate = partial(contrasted_correlation, generator=generator) if narrow else None
+            difference = contrast(statistics, row_weight, offsets, correlate)
             value = -(row_weight @ energy)
             new = dict(state)
             if persistent:
-                new["chains"] = chains
-            if centered:
-                offsets = [state[f"offset.{i}"] for i in range(len(statistics))]
-                difference = center(difference, offsets)
+                # A chain rests on its hidden layer, whose field the gradient needs anyway: a sweep then costs one product.
+                if fast_rate > 0:
+                    hidden = _draw(chain_layers, 1, chains, generator)
+                else:
+                    hidden = layers.units[1].draw(field[: len(chains)], layers.noise(1, len(chains), generator))
+                new |= {"chains": chains, "hidden": hidden}
+            if offsets is not None:
                 means = [0.5 * row_weight.abs() @ t for t in statistics]
                 new |= {f"offset.{i}": torch.lerp(o, means[i], OFFSET_RATE) for i, o in enumerate(offsets)}
             if fast_rate > 0:
                 fast = enumerate((*difference.weights, *difference.biases))
                 new |= {f"fast.{i}": fast_decay * state[f"fast.{i}"] - fast_rate * g for i, g in fast}
             descent = difference if penalty is None else _penalised(model, difference, statistics, len(x), penalty)
-            unit_descent = _unit_descent(model, own, rows, row_weight, generator)
+            unit_descent = _unit_descent(model, own, rows, row_weight)
         loss = with_gradient(value, (*parameters, *own), (*descent.weights, *descent.biases, *unit_descent))
         return loss, new, {"energy_difference": value}
 
     return Objective(init, step)
 
 
-def weighted_statistics(
-    statistics: Sequence[Tensor], row_weight: Float[Tensor, " n"], dtype: torch.dtype | None = None
+def contrast(
+    statistics: Sequence[Tensor],
+    row_weight: Float[Tensor, " n"],
+    offsets: Sequence[Tensor] | None = None,
+    correlate: Callable[[Tensor, Tensor], Correlation] | None = None,
 ) -> Direction:
     """Σ_r w_r t(s_l,r) t(s_{l+1},r)ᵀ and Σ_r w_r t(s_l,r), from the statistics of n states, layer by layer.
 
     With weight +1/n for draws of the model and −1/n for the data it is the gradient of the mean of −log p in the coupling
-    matrices and biases. The product is in `dtype` if given: in bfloat16 states in {0, 1} are exact, weighted means and
-    the result are rounded to 2⁻⁹ of their value, and sums are in float32: small beside the sampling noise of a batch.
+    matrices and biases. With `offsets` o it is the direction in the centered parametrisation
+
+        E = −Σ (t_l − o_l)ᵀ W_l (t_{l+1} − o_{l+1}) − ...,
+
+    mapped back: weights move by the covariance-like C_l about the offsets, biases by the difference of means minus
+    C_l o_{l+1} and C_{l−1}ᵀ o_{l−1} (Montavon and Müller, 2012; Melchior, Fischer and Wiskott, 2016). That is a linear map
+    of positive definite form, so it vanishes where the gradient does; it asks for weights whose sum is zero.
+
+    `correlate(below, above)` stands in for the product Σ_r w_r below_r above_rᵀ.
     """
+    biases = [row_weight @ t for t in statistics]
+    center = [torch.zeros_like(b) for b in biases] if offsets is None else offsets
     weights = []
-    for below, above in pairwise(statistics):
-        weighted = above * row_weight[:, None]
-        wide = below.T @ weighted if dtype is None else (below.to(dtype).T @ weighted.to(dtype)).to(below.dtype)
-        weights.append(wide)
-    return Direction(weights, [row_weight @ t for t in statistics])
-
-
-def center(direction: Direction, offsets: Sequence[Tensor]) -> Direction:
-    """The direction in the centered parametrisation E = −Σ (t_l − o_l)ᵀ W_l (t_{l+1} − o_{l+1}) − ..., mapped back.
-
-    Weights move by the covariance-like C_l about the offsets; biases by the difference of means minus C_l o_{l+1} and
-    C_{l−1}ᵀ o_{l−1} (Montavon and Müller, 2012; Melchior, Fischer and Wiskott, 2016). It is a linear map of positive
-    definite form, so it vanishes where the gradient does.
-    """
-    weights = [
-        w.addr(offsets[low], direction.biases[low + 1], alpha=-1).addr_(
-            direction.biases[low], offsets[low + 1], alpha=-1
-        )
-        for low, w in enumerate(direction.weights)
-    ]
-    biases = list(direction.biases)
-    for low, weight in enumerate(weights):
-        biases[low] = torch.addmv(biases[low], weight, offsets[low + 1], alpha=-1)
-        biases[low + 1] = torch.addmv(biases[low + 1], weight.T, offsets[low], alpha=-1)
+    for low, (below, above) in enumerate(pairwise(statistics)):
+        if correlate is None:
+            total = Correlation(below.T @ (above * row_weight[:, None]), 1.0, 0.0)
+        else:
+            total = correlate(below, above)
+        # The shift and the offsets' terms as one product of rank two: a single pass over the matrix, in place.
+        left = torch.stack([center[low], biases[low]], 1)
+        right = torch.stack([-biases[low + 1], total.shift - center[low + 1]])
+        weights.append(total.product.addmm_(left, right, beta=total.scale))
+    if offsets is not None:
+        for low, weight in enumerate(weights):
+            biases[low] = torch.addmv(biases[low], weight, offsets[low + 1], alpha=-1)
+            biases[low + 1] = torch.addmv(biases[low + 1], weight.T, offsets[low], alpha=-1)
     return Direction(weights, biases)
 
 
-def _statistics(model: LayeredBoltzmann, layers: Layers, x: Tensor) -> tuple[list[Tensor], Tensor]:
+def _statistics(model: LayeredBoltzmann, x: Tensor, field: Tensor) -> tuple[list[Tensor], Tensor]:
     """The statistics of both layers with the hidden one at its conditional mean, and the energy of that state."""
     visible, hidden = model.units
-    field = layers.field(1, (x, x))
     mean = hidden.mean(field)
     t = visible.statistic(x)
     t_hidden = hidden.statistic(mean)
@@ -215,11 +223,17 @@ def _statistics(model: LayeredBoltzmann, layers: Layers, x: Tensor) -> tuple[lis
     return [t, t_hidden], energy
 
 
-def _run_chains(
-    model: LayeredBoltzmann, layers: Layers, x: Tensor, num_steps: int, generator: torch.Generator
-) -> Tensor:
-    start: State = (x, x.new_empty(len(x), model.units[1].size))
-    return run(gibbs(layers), start, num_steps, generator=generator)[0]
+def _draw(layers: Layers, layer: int, other: Tensor, generator: torch.Generator) -> Tensor:
+    """A draw of one of two layers given the other."""
+    return layers.draw(layer, (other, other), layers.noise(layer, len(other), generator))
+
+
+def _run_chains(layers: Layers, hidden: Tensor, num_steps: int, generator: torch.Generator) -> Tensor:
+    """The visible states after `num_steps` sweeps that begin with a draw of the visible layer."""
+    visible = _draw(layers, 0, hidden, generator)
+    for _ in range(num_steps - 1):
+        visible = _draw(layers, 0, _draw(layers, 1, visible, generator), generator)
+    return visible
 
 
 def _with_fast_weights(model: LayeredBoltzmann, state: ObjectiveState, precision: Precision) -> Layers:
@@ -229,15 +243,11 @@ def _with_fast_weights(model: LayeredBoltzmann, state: ObjectiveState, precision
     return Layers(model.units, weights, biases, precision=precision)
 
 
-def _narrow(model: LayeredBoltzmann, precision: Precision) -> torch.dtype | None:
-    """bfloat16 where "auto" may use it: float32 parameters, states in {0, 1}, and hardware that multiplies it natively."""
+def _narrow(model: LayeredBoltzmann, precision: Precision) -> bool:
+    """Whether "auto" may use small integers: float32 parameters, states in {0, 1}, and hardware that multiplies them."""
     weight = model.weights[0]
     binary = all(unit.num_states is not None for unit in model.units)
-    if precision != "auto" or not binary or weight.dtype != torch.float32 or weight.device.type == "mps":
-        return None
-    on_cpu = weight.device.type == "cpu"
-    native = torch.cpu._is_avx512_bf16_supported() if on_cpu else torch.cuda.is_bf16_supported()
-    return torch.bfloat16 if native else None
+    return precision == "auto" and binary and weight.dtype == torch.float32 and has_int8(weight.device)
 
 
 def _penalised(
@@ -251,14 +261,9 @@ def _penalised(
     return Direction(weights, biases)
 
 
-@torch.no_grad()
-def _unit_descent(
-    model: LayeredBoltzmann, own: Sequence[Tensor], x: Tensor, row_weight: Tensor, generator: torch.Generator
-) -> tuple[Tensor, ...]:
-    """Gradient in the units' own parameters (variances), from the energies at drawn hidden states: unbiased."""
+def _unit_descent(model: FreeEnergy, own: Sequence[Tensor], rows: Tensor, row_weight: Tensor) -> tuple[Tensor, ...]:
+    """Gradient of the free-energy gap in the units' own parameters (variances)."""
     if not own:
         return ()
-    layers = model.anneal()
-    hidden = layers.draw(1, (x, x), layers.noise(1, len(x), generator))
     with torch.enable_grad():
-        return torch.autograd.grad(-(row_weight @ model.energy(x, (hidden,))), own)
+        return torch.autograd.grad(-(row_weight @ model.free_energy(rows)), own)
