@@ -261,9 +261,10 @@ def _penalised(
     return Direction(weights, biases)
 
 
-def _unit_descent(model: FreeEnergy, own: Sequence[Tensor], rows: Tensor, row_weight: Tensor) -> tuple[Tensor, ...]:
+def _unit_descent(model: LayeredBoltzmann, own: Sequence[Tensor], rows: Tensor, row_weight: Tensor) -> tuple[Tensor, ...]:
     """Gradient of the free-energy gap in the units' own parameters (variances)."""
     if not own:
         return ()
+    assert isinstance(model, FreeEnergy)
     with torch.enable_grad():
         return torch.autograd.grad(-(row_weight @ model.free_energy(rows)), own)
