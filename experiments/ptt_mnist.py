@@ -50,7 +50,7 @@ class Config:
     num_steps_ptt: int = 1
     batch_size: int = 200
     learning_rate: float = 0.15
-    epochs: int = 60
+    epochs: int = 40
     average: float = 0.9995
     seeds: tuple[int, ...] = (0, 1, 2)
     ais_chains: int = 100

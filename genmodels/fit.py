@@ -16,7 +16,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from genmodels.checkpoint import current_versions, load_checkpoint, save_checkpoint
+from genmodels.checkpoint import SNAPSHOTS, current_versions, load_checkpoint, save_checkpoint
 from genmodels.device import choose_device
 from genmodels.errors import BadInput
 from genmodels.interface import BlockGibbs, check_width
@@ -28,7 +28,6 @@ from genmodels.training_state import TrainingState, flatten_optimizer, part, res
 
 CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.jsonl"
-SNAPSHOTS = "snapshots"
 
 Callback = Callable[[Record, nn.Module], Mapping[str, float] | None]
 ShowProgress = Callable[[int, int, Record], None]

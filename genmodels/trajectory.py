@@ -10,9 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from genmodels.boltzmann import LayeredBoltzmann, odd_then_even
-from genmodels.checkpoint import load_checkpoint
+from genmodels.checkpoint import SNAPSHOTS, load_checkpoint
 from genmodels.errors import BadInput
-from genmodels.fit import SNAPSHOTS
 from genmodels.interface import State, require
 from genmodels.units import Unit
 from samplers import Kernel, gibbs, parallel_tempering
@@ -25,7 +24,7 @@ class Rungs:
     """
 
     def __init__(
-        self, units: Sequence[Unit], weights: Sequence[Float[Tensor, "k a b"]], biases: Sequence[Float[Tensor, "k a"]]
+        self, units: Sequence[Unit], weights: Sequence[Float[Tensor, "k _ _"]], biases: Sequence[Float[Tensor, "k _"]]
     ):
         self.units = tuple(units)
         self._weights, self._biases = tuple(weights), tuple(biases)
