@@ -1,6 +1,7 @@
 """Fast paths behind the same functions."""
 
-from samplers.fused.products import Precision, Product, product
+from samplers.fused.lookup import LookupConditional, key
+from samplers.fused.products import Precision, Product, conditional, product
 from samplers.fused.random import uniform
 
-__all__ = ["Precision", "Product", "product", "uniform"]
+__all__ = ["LookupConditional", "Precision", "Product", "conditional", "key", "product", "uniform"]
