@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 
 from genmodels.interface import BlockGibbs, Latents, State
 from genmodels.units import Bernoulli, Unit
-from samplers.fused import Precision, conditional, key, product
+from samplers.fused import Precision, conditional, draw_sites, key, log_partition, product
 
 
 class LayeredBoltzmann(BlockGibbs):
@@ -143,6 +143,19 @@ class Layers:
         if self._beta is not None:
             inputs = inputs * self._beta
         return inputs + self._sites[layer]
+
+    def draw_at(self, layer: int, field: Tensor, beta: float, generator: torch.Generator | None) -> Tensor:
+        """A draw of a layer whose natural parameter is β times `field`."""
+        if self._draws_in_one_pass(layer):
+            return draw_sites(field, beta, key(generator))
+        unit = self.units[layer]
+        return unit.draw(beta * field, unit.noise(len(field), field, generator))
+
+    def log_partition_at(self, layer: int, field: Tensor, beta: float) -> Tensor:
+        """The layer's log-partition at β times `field`, shape (n,), float64, nats."""
+        if self._draws_in_one_pass(layer):
+            return log_partition(field, beta)
+        return self.units[layer].log_partition(beta * field).double()
 
     def _draws_in_one_pass(self, layer: int) -> bool:
         return self._fused[layer] is not None and isinstance(self.units[layer], Bernoulli)

@@ -83,6 +83,16 @@ inline __mmask16 decide(__m512 field, __m512i bits) {
   return _kxor_mask16(rare, _mm512_cmp_ps_mask(field, _mm512_setzero_ps(), _CMP_GT_OQ));
 }
 
+// log(1 + exp(field)), by the series of artanh.
+inline __m512 softplus(__m512 field) {
+  const __m512 e = exp_minus(_mm512_abs_ps(field));
+  const __m512 s = _mm512_div_ps(e, _mm512_add_ps(e, _mm512_set1_ps(2.0f))), square = _mm512_mul_ps(s, s);
+  __m512 p = _mm512_set1_ps(2.0f / 13);
+  for (float c : {2.0f / 11, 2.0f / 9, 2.0f / 7, 2.0f / 5, 2.0f / 3, 2.0f})
+    p = _mm512_fmadd_ps(p, square, _mm512_set1_ps(c));
+  return _mm512_fmadd_ps(p, s, _mm512_max_ps(field, _mm512_setzero_ps()));
+}
+
 struct Source {
   const float* states;
   int64_t stride;
@@ -138,8 +148,9 @@ void pack(const Job& job, int64_t first, int64_t count, __m512i* index) {
 }
 
 // The 32 sums of every group of one output.
-void build(const int32_t* weight, int64_t groups, __m512i* table) {
+void build(const int32_t* weight, int64_t groups, int64_t ahead, __m512i* table) {
   for (int64_t g = 0; g < groups; ++g, weight += kInputs) {
+    _mm_prefetch(weight + ahead, _MM_HINT_T0);  // of the next outputs: with few chains, waiting for weights is most of the time
     __m512i sums = _mm512_maskz_set1_epi32(0xAAAA, weight[0]);
     sums = _mm512_mask_add_epi32(sums, 0xCCCC, sums, _mm512_set1_epi32(weight[1]));
     sums = _mm512_mask_add_epi32(sums, 0xF0F0, sums, _mm512_set1_epi32(weight[2]));
@@ -197,7 +208,7 @@ void sum_inputs(const Job& job, int64_t output, int64_t blocks, Scratch& scratch
     const int64_t some = std::min<int64_t>(kGroups, job.groups - g);
     for (int c = 0; c < kColumns; ++c) {
       const int32_t* row = job.weight + std::min(output + c, job.outputs - 1) * job.groups * kInputs;
-      build(row + g * kInputs, some, scratch.table + 2 * c);
+      build(row + g * kInputs, some, kColumns * job.groups * kInputs, scratch.table + 2 * c);
     }
     for (int64_t block = 0; block < blocks; block += kBlocks)
       kAccumulate[std::min<int64_t>(kBlocks, blocks - block) - 1](
@@ -340,4 +351,36 @@ float lookup_prepare(const Weight* weights, int64_t num, int64_t outputs, int64_
 void lookup_field(const Job* job, int64_t threads) { run<false>(*job, 0, threads); }
 
 void lookup_draw(const Job* job, uint64_t seed, int64_t threads) { run<true>(*job, seed, threads); }
+
+// States of independent sites with fields beta * fields, (rows, width): 16 neighbouring sites a vector.
+void draw_sites(const float* fields, int64_t rows, int64_t width, float beta, uint64_t seed, float* out) {
+  const Key key = expand(seed);
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t column = 0; column < width; column += 4 * kLanes) {
+      __m512i words[4];
+      random_words(key, column / 4, row, words);
+      for (int w = 0; w < 4; ++w) {
+        const int64_t place = row * width + column + w * kLanes;
+        const __mmask16 valid = leading(width - column - w * kLanes);
+        const __m512 field = _mm512_mul_ps(_mm512_maskz_loadu_ps(valid, fields + place), _mm512_set1_ps(beta));
+        const __m512 states = _mm512_maskz_mov_ps(decide(field, words[w]), _mm512_set1_ps(1.0f));
+        _mm512_mask_storeu_ps(out + place, valid, states);
+      }
+    }
+}
+
+// Sums over each row of log(1 + exp(beta * field)).
+void log_partition(const float* fields, int64_t rows, int64_t width, float beta, double* out) {
+  for (int64_t row = 0; row < rows; ++row) {
+    __m512d sum = _mm512_setzero_pd();
+    for (int64_t column = 0; column < width; column += kLanes) {
+      const __mmask16 valid = leading(width - column);
+      const __m512 field = _mm512_maskz_loadu_ps(valid, fields + row * width + column);
+      const __m512 terms = _mm512_maskz_mov_ps(valid, softplus(_mm512_mul_ps(field, _mm512_set1_ps(beta))));
+      sum = _mm512_add_pd(sum, _mm512_cvtps_pd(_mm512_castps512_ps256(terms)));
+      sum = _mm512_add_pd(sum, _mm512_cvtps_pd(_mm512_extractf32x8_ps(terms, 1)));
+    }
+    out[row] = _mm512_reduce_add_pd(sum);
+  }
+}
 }

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from samplers.fused import native
@@ -73,8 +74,8 @@ class LookupConditional:
         return self._run("lookup_field", inputs, beta, slope, base)
 
     def draw(self, inputs: Sequence[Tensor], beta: float | Tensor, slope: Tensor, base: Tensor, key: Tensor) -> Tensor:
-        """States of the layer, shape (n, h), drawn with the random numbers of a 64-bit `key`, shape (1,)."""
-        return self._run("lookup_draw", inputs, beta, slope, base, int(key) & (2**64 - 1))
+        """States of the layer, shape (n, h), drawn with the random numbers of a 64-bit `key`."""
+        return self._run("lookup_draw", inputs, beta, slope, base, key.view(torch.uint64).item())
 
     def _run(self, name: str, inputs: Sequence[Tensor], beta: float | Tensor, slope: Tensor, base: Tensor, *key):
         num = len(inputs[0])
@@ -102,9 +103,25 @@ class LookupConditional:
         return max(1, min(torch.get_num_threads(), work // _WORTH_A_THREAD, math.ceil(num / _LANES)))
 
 
+def draw_sites(fields: Float[Tensor, "n d"], beta: float, key: Tensor) -> Float[Tensor, "n d"]:
+    """States in {0, 1} of independent sites, each 1 with probability sigmoid(β field); exact as `LookupConditional.draw`."""
+    fields = fields.contiguous()
+    out = torch.empty_like(fields)
+    _library().draw_sites(fields.data_ptr(), *fields.shape, beta, key.view(torch.uint64).item(), out.data_ptr())
+    return out
+
+
+def log_partition(fields: Float[Tensor, "n d"], beta: float) -> Float[Tensor, " n"]:
+    """Σ_j log(1 + exp(β field_j)) of each row, float64: terms to float32's precision, their sum in float64."""
+    fields = fields.contiguous()
+    out = torch.empty(len(fields), dtype=torch.float64)
+    _library().log_partition(fields.data_ptr(), *fields.shape, beta, out.data_ptr())
+    return out
+
+
 def key(generator: torch.Generator | None) -> Tensor:
-    """A fresh 64-bit key, shape (1,)."""
-    return torch.empty(1, dtype=torch.int64).random_(torch.iinfo(torch.int64).min, None, generator=generator)
+    """A fresh 64-bit key, shape (8,): bytes, whose shape no layer's noise has, so that one is not taken for the other."""
+    return torch.empty(8, dtype=torch.uint8).random_(generator=generator)
 
 
 @functools.cache
@@ -117,6 +134,9 @@ def _library() -> ctypes.CDLL:
     library.lookup_prepare.restype = ctypes.c_float
     library.lookup_field.argtypes = [ctypes.POINTER(_Job), number]
     library.lookup_draw.argtypes = [ctypes.POINTER(_Job), ctypes.c_uint64, number]
+    pointer, real = ctypes.c_void_p, ctypes.c_float
+    library.draw_sites.argtypes = [pointer, number, number, real, ctypes.c_uint64, pointer]
+    library.log_partition.argtypes = [pointer, number, number, real, pointer]
     return library
 
 
