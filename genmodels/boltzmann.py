@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from copy import copy
 from itertools import pairwise
 
 import torch
@@ -12,8 +13,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from genmodels.interface import BlockGibbs, Latents, State
-from genmodels.units import Unit
-from samplers.fused import Precision, product
+from genmodels.units import Bernoulli, Unit
+from samplers.fused import Precision, conditional, draw_sites, key, log_partition, product
 
 
 class LayeredBoltzmann(BlockGibbs):
@@ -84,27 +85,49 @@ class Layers:
     ):
         self.units = tuple(units)
         self._biases = tuple(biases)
+        self._weights = tuple(weights)
+        discrete = [unit.num_states is not None for unit in self.units]
+        self._fused = [
+            conditional(
+                self._incoming(layer), binary=all(discrete[i] for i in self._neighbours(layer)), precision=precision
+            )
+            for layer in range(len(self.units))
+        ]
+        self._products = {
+            below: product(weight, binary=discrete[below] and discrete[below + 1], precision=precision)
+            for below, weight in enumerate(weights)
+            if self._fused[below] is None or self._fused[below + 1] is None
+        }
+        self._set(beta, base)
+
+    def at(self, beta: float | Tensor, base: Sequence[Tensor] | None = None) -> Layers:
+        """The same couplings, prepared once, at another inverse temperature."""
+        other = copy(self)
+        other._set(beta, base)
+        return other
+
+    def _set(self, beta: float | Tensor, base: Sequence[Tensor] | None) -> None:
         self._beta = None if isinstance(beta, float) and beta == 1.0 else beta
+        self._base = tuple(torch.zeros_like(bias) for bias in self._biases) if base is None else tuple(base)
         self._sites = self._biases
         if self._beta is not None:
-            rest = [torch.zeros_like(bias) for bias in self._biases] if base is None else base
             self._sites = tuple(
-                self._beta * bias + (1 - self._beta) * zero for bias, zero in zip(self._biases, rest, strict=True)
+                self._beta * bias + (1 - self._beta) * zero for bias, zero in zip(self._biases, self._base, strict=True)
             )
-        discrete = [unit.num_states is not None for unit in self.units]
-        self._products = [
-            product(weight, binary=discrete[below] and discrete[below + 1], precision=precision)
-            for below, weight in enumerate(weights)
-        ]
 
     @property
     def blocks(self) -> tuple[tuple[int, ...], ...]:
         return odd_then_even(len(self.units))
 
     def noise(self, layer: int, num: int, generator: torch.Generator | None) -> Tensor:
+        if self._draws_in_one_pass(layer):
+            return key(generator)
         return self.units[layer].noise(num, self._biases[layer], generator)
 
     def draw(self, layer: int, state: State, noise: Tensor) -> Tensor:
+        fused = self._fused[layer]
+        if fused is not None and self._draws_in_one_pass(layer):
+            return fused.draw(*self._arguments(layer, state), noise)
         return self.units[layer].draw(self.field(layer, state), noise)
 
     def mean(self, layer: int, state: State) -> Tensor:
@@ -113,10 +136,46 @@ class Layers:
 
     def field(self, layer: int, state: State) -> Tensor:
         """The layer's natural parameter at this inverse temperature."""
+        fused = self._fused[layer]
+        if fused is not None:
+            return fused.field(*self._arguments(layer, state))
         inputs = self._inputs(layer, state)
         if self._beta is not None:
             inputs = inputs * self._beta
         return inputs + self._sites[layer]
+
+    def draw_at(self, layer: int, field: Tensor, beta: float, generator: torch.Generator | None) -> Tensor:
+        """A draw of a layer whose natural parameter is β times `field`."""
+        if self._draws_in_one_pass(layer):
+            return draw_sites(field, beta, key(generator))
+        unit = self.units[layer]
+        return unit.draw(beta * field, unit.noise(len(field), field, generator))
+
+    def log_partition_at(self, layer: int, field: Tensor, beta: float) -> Tensor:
+        """The layer's log-partition at β times `field`, shape (n,), float64, nats."""
+        if self._draws_in_one_pass(layer):
+            return log_partition(field, beta)
+        return self.units[layer].log_partition(beta * field).double()
+
+    def _draws_in_one_pass(self, layer: int) -> bool:
+        return self._fused[layer] is not None and isinstance(self.units[layer], Bernoulli)
+
+    def _arguments(self, layer: int, state: State) -> tuple[list[Tensor], float | Tensor, Tensor, Tensor]:
+        """Of a fused conditional: β (inputs + bias − base) + base."""
+        inputs = [state[i] for i in self._neighbours(layer)]
+        bias, base = self._biases[layer], self._base[layer]
+        return (
+            (inputs, 1.0, bias, torch.zeros_like(bias))
+            if self._beta is None
+            else (inputs, self._beta, bias - base, base)
+        )
+
+    def _neighbours(self, layer: int) -> list[int]:
+        return [i for i in (layer - 1, layer + 1) if 0 <= i < len(self.units)]
+
+    def _incoming(self, layer: int) -> list[Tensor]:
+        """The couplings of a layer's neighbours to it, in the order of `_neighbours`."""
+        return [self._weights[i] if i < layer else self._weights[layer].T for i in self._neighbours(layer)]
 
     def _inputs(self, layer: int, state: State) -> Tensor:
         inputs = []

@@ -14,6 +14,7 @@ from genmodels.errors import BadInput
 from genmodels.interface import State, check_width, require
 from genmodels.progress import Progress, no_progress
 from samplers import gibbs, run
+from samplers.fused import Precision
 
 Half = Literal["upper", "lower", "left", "right"]
 
@@ -54,13 +55,17 @@ def run_chains(
     *,
     generator: torch.Generator,
     held: Bool[Tensor, " d"] | None = None,
+    precision: Precision = "auto",
     observe: Callable[[int, State], None] | None = None,
     progress: Progress = no_progress,
 ) -> Chains:
-    """Run block Gibbs for `num_steps` sweeps; sites of the observed layer in `held` keep their value (in-painting)."""
+    """Run block Gibbs for `num_steps` sweeps; sites of the observed layer in `held` keep their value (in-painting).
+
+    `precision` "float32" forgoes the fast paths, whose promises are in `samplers.fused`.
+    """
     if num_steps < 1:
         raise BadInput(f"Chains need at least one sweep, not {num_steps}.")
-    layers = model.anneal()
+    layers = model.anneal(precision=precision)
     kernel = gibbs(layers, clamp=None if held is None else {0: held})
     state = run(
         kernel, start, num_steps, generator=generator, observe=observe, track=lambda n: progress(n, "Gibbs sweeps")
@@ -76,17 +81,18 @@ def film(
     steps: Sequence[int],
     *,
     generator: torch.Generator,
+    precision: Precision = "auto",
     progress: Progress = no_progress,
 ) -> Float[Tensor, "t n d"]:
     """The means of the chains after each of `steps` sweeps, shape (times, chains, d); the start shows as it is."""
-    layers, wanted = model.anneal(), frozenset(steps)
+    layers, wanted = model.anneal(precision=precision), frozenset(steps)
     frames: list[Tensor] = []
 
     def keep(step: int, state: State) -> None:
         if step in wanted:
             frames.append((layers.mean(0, state) if step > 0 else state[0]).cpu())
 
-    run_chains(model, start, max(steps), generator=generator, observe=keep, progress=progress)
+    run_chains(model, start, max(steps), generator=generator, precision=precision, observe=keep, progress=progress)
     return torch.stack(frames)
 
 

@@ -82,6 +82,37 @@ class BlockGibbs(JointEnergy):
         """
 
 
+class Denoiser(Capability):
+    """A corruption C(x̃ | x) and a reconstruction P(x | x̃): a Markov transition, and no density of its own.
+
+    Each is drawn by a deterministic function of its noise, so that `samplers.walk_back` takes the model as it is. The
+    chain's invariant distribution is the data's where P is the exact posterior under C, and unknown otherwise.
+
+    Where x̃ = x + σ ξ with ξ standard normal, the reconstruction holds a score: (E[x | x̃] − x̃) / σ² is that of the data
+    smoothed by σ (Vincent, 2011; Alain and Bengio, 2014).
+    """
+
+    @abstractmethod
+    def corruption_noise(self, x: Float[Tensor, "n d"], generator: torch.Generator | None) -> Any:
+        """The random numbers of one corruption of every row, of the dtype and device of `x`."""
+
+    @abstractmethod
+    def corrupt(self, x: Float[Tensor, "n d"], noise: Any) -> Float[Tensor, "n d"]:
+        """A draw of x̃ from C(x̃ | x)."""
+
+    @abstractmethod
+    def reconstruct(self, x_noisy: Float[Tensor, "n d"]) -> Float[Tensor, "n f"]:
+        """The parameters of P(x | x̃), what `draw` takes: for a layer of `units`, its field."""
+
+    @abstractmethod
+    def reconstruction_noise(self, x: Float[Tensor, "n d"], generator: torch.Generator | None) -> Any:
+        """The random numbers of one draw of every row, of the dtype and device of `x`."""
+
+    @abstractmethod
+    def draw(self, parameters: Float[Tensor, "n f"], noise: Any) -> Float[Tensor, "n d"]:
+        """An exact draw of x from the P(x | x̃) with these parameters."""
+
+
 class Configured(ABC):
     """A model that can be stored: its configuration builds it again, its state_dict fills it."""
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from samplers.kernel import Kernel
+from samplers.observers import Moments
 
 MakeKernel = Callable[[float, Tensor], Kernel]
 """make_kernel(step_size, metric) → a kernel whose info holds accept_prob and whose states serve every other such kernel."""
@@ -49,27 +50,6 @@ class DualAveraging(NamedTuple):
         log_step = self.centre - math.sqrt(num) / 0.05 * error
         log_average = self.log_average + num**-0.75 * (log_step - self.log_average)
         return self._replace(num=num, error=error, log_step=log_step, log_average=log_average)
-
-
-class Moments(NamedTuple):
-    """Running count, mean and sum of squared deviations of everything seen: all chains, all steps."""
-
-    num: int
-    mean: Float[Tensor, " d"]
-    squares: Float[Tensor, " d"]
-
-    @classmethod
-    def empty(cls, like: Float[Tensor, " d"]) -> Moments:
-        return cls(0, torch.zeros_like(like), torch.zeros_like(like))
-
-    def add(self, batch: Float[Tensor, "n d"]) -> Moments:
-        """Welford's update by whole batches (Chan, Golub and LeVeque, 1983, equation 2.1)."""
-        new, num = len(batch), self.num + len(batch)
-        batch_mean = batch.mean(0)
-        delta = batch_mean - self.mean
-        within = (batch - batch_mean).square().sum(0)
-        between = delta.square() * (self.num * new / num)
-        return Moments(num, self.mean + delta * (new / num), self.squares + within + between)
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ best metric is the target's variances.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -132,8 +133,7 @@ def energy_and_gradient(
                 f"The energy of {len(position)} chains must have shape ({len(position)},), not {tuple(value.shape)}."
             )
         (gradient,) = torch.autograd.grad(value.sum(), leaf)
-    value = value.detach()
-    return torch.where(value.isfinite(), value, torch.inf), gradient
+    return value.detach().nan_to_num(math.inf, math.inf, math.inf), gradient
 
 
 def metropolis(
@@ -147,7 +147,7 @@ def metropolis(
 def select(mask: Bool[Tensor, " n"], yes: AnyState, no: AnyState) -> AnyState:
     """`yes` for the chains of the mask, `no` for the others, in every tensor of a named tuple."""
     pairs: Any = zip(yes, no, strict=True)
-    return type(yes)(*(torch.where(mask.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in pairs))
+    return type(yes)(*(a if a is b else torch.where(mask.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in pairs))
 
 
 def normal(state: Any, generator: torch.Generator) -> Float[Tensor, "n d"]:

@@ -1,12 +1,14 @@
-"""Kernel, the one driver, and observers."""
+"""Kernel, and the one driver."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from samplers.observers import Observe, Trace, together  # noqa: F401
 
 Info = dict[str, Tensor]
 
@@ -29,28 +31,6 @@ class Kernel(NamedTuple):
         return self.update(state, self.noise(state, generator))
 
 
-class Trace:
-    """Observer that keeps select(state) after the given step numbers (1 is the first step; 0 the start), on the CPU.
-
-    With `steps=None` it keeps every observed state. Memory grows with what is kept and nothing else.
-    """
-
-    def __init__(self, select: Callable[[Any], Tensor], steps: Iterable[int] | None = None):
-        self._select = select
-        self._wanted = None if steps is None else frozenset(steps)
-        self.steps: list[int] = []
-        self._kept: list[Tensor] = []
-
-    def __call__(self, step: int, state: Any) -> None:
-        if self._wanted is None or step in self._wanted:
-            self.steps.append(step)
-            self._kept.append(self._select(state).detach().to("cpu", copy=True))
-
-    def stacked(self) -> Tensor:
-        """What was kept, shape (times, chains, ...)."""
-        return torch.stack(self._kept)
-
-
 @torch.no_grad()
 def run(
     kernel: Kernel,
@@ -58,29 +38,41 @@ def run(
     num_steps: int,
     *,
     generator: torch.Generator,
+    burn_in: int = 0,
     thin: int = 1,
-    observe: Callable[[int, Any], None] | None = None,
+    steps_done: int = 0,
+    observe: Observe | Sequence[Observe] | None = None,
+    observe_info: Observe | Sequence[Observe] | None = None,
     track: Callable[[Iterable[int]], Iterable[int]] | None = None,
 ) -> Any:
     """Run all chains `num_steps` steps from `position` and return their last state.
 
-    `observe(step, state)` is called for the start (step 0) and after every `thin`-th step; it alone decides what is kept,
-    so memory does not grow with the length of the run. `track` wraps the step counter, for a progress bar.
+    `observe(step, state)` is called after the steps burn_in, burn_in + thin, burn_in + 2 thin, ..., where step 0 is the start;
+    `observe_info(step, info)` after the same ones but the start, which has no info. Each is one observer or several; they
+    alone decide what is kept, so memory does not grow with the length of the run. `track` wraps the step counter, for a
+    progress bar.
 
-    Runs continue: a run of m steps and one of n from its result, on the same generator, equal one of m + n.
+    Runs continue: a run of m steps and one of n from its result, on the same generator, equal one of m + n. To number and
+    observe the steps of a run that was stopped as if it had not been, call it as before but with its state as the `position`
+    and with its `steps_done`, which count towards `num_steps` (`samplers.storage` keeps both on disk).
     """
-    if num_steps < 0 or thin < 1:
-        raise ValueError(f"num_steps must be at least 0 and thin at least 1, not {num_steps} and {thin}.")
+    if num_steps < 0 or thin < 1 or not (0 <= burn_in <= num_steps and 0 <= steps_done <= num_steps):
+        raise ValueError(
+            "num_steps must be at least 0, thin at least 1, burn_in and steps_done from 0 to num_steps; "
+            f"not {num_steps}, {thin}, {burn_in} and {steps_done}."
+        )
+    see, see_info = together(observe), together(observe_info)
     state = kernel.init(position)
-    if observe is not None:
-        observe(0, state)
-    for step in _counter(num_steps, track):
-        state, _ = kernel.step(state, generator)
-        if observe is not None and step % thin == 0:
-            observe(step, state)
+    if burn_in == steps_done == 0:
+        see(0, state)
+    for step in _counter(steps_done, num_steps, track):
+        state, info = kernel.step(state, generator)
+        if step >= burn_in and (step - burn_in) % thin == 0:
+            see(step, state)
+            see_info(step, info)
     return state
 
 
-def _counter(num_steps: int, track: Callable[[Iterable[int]], Iterable[int]] | None) -> Iterator[int]:
-    numbers = range(1, num_steps + 1)
+def _counter(steps_done: int, num_steps: int, track: Callable[[Iterable[int]], Iterable[int]] | None) -> Iterator[int]:
+    numbers = range(steps_done + 1, num_steps + 1)
     return iter(numbers if track is None else track(numbers))

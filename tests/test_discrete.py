@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from torch import Tensor
-from zoo import accepted, chi_square, generator, number, one_thread, rejected  # noqa: F401
+from zoo import accepted, chi_square, generator, number, rejected
 
 from samplers import run
 from samplers.discrete import Binary, EverySite, OneChange, OneHot, dmala, gibbs_with_gradients, metropolis_hastings

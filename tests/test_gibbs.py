@@ -157,10 +157,12 @@ def test_gaussian_chains_are_the_exact_mixture(hidden: str):
 
         def mixture(value, beta: float, site: int = site):
             means = beta * (model.visible_bias + h @ model.weight.T)[:, site] + (1 - beta) * base[0][site]
-            return sum(w * norm(m, sd[site]).cdf(value) for w, m in zip(weight.tolist(), means.tolist(), strict=True))
+            return sum(
+                w * norm(m, float(sd[site])).cdf(value) for w, m in zip(weight.tolist(), means.tolist(), strict=True)
+            )
 
-        assert accepted(kstest(after[:, site], lambda v: mixture(v, BETA)).pvalue)
-        assert rejected(kstest(after[:, site], lambda v: mixture(v, 1.0)).pvalue)
+        assert accepted(kstest(after[:, site].cpu(), lambda v: mixture(v, BETA)).pvalue)
+        assert rejected(kstest(after[:, site].cpu(), lambda v: mixture(v, 1.0)).pvalue)
 
 
 @torch.no_grad()
@@ -247,7 +249,7 @@ def test_a_trace_keeps_what_it_is_told_to(thin: int, wanted: tuple[int, ...] | N
     trace = Trace(lambda state: state[:, 0], wanted)
     end = run(COUNTER, torch.zeros(2, 3), 7, generator=generator(), thin=thin, observe=trace)
     assert trace.steps == steps
-    assert torch.equal(trace.stacked(), torch.tensor(steps)[:, None].expand(-1, 2).float())
+    assert torch.equal(trace.stacked(), torch.tensor(steps, device="cpu")[:, None].expand(-1, 2).float())
     assert torch.equal(end, torch.full((2, 3), 7.0))
 
 

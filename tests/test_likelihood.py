@@ -1,5 +1,7 @@
 """Likelihood estimators against enumeration: exact values, unbiased weights, honest error bars, bounds on the right side."""
 
+from __future__ import annotations
+
 import copy
 import inspect
 import json
@@ -26,6 +28,7 @@ from zoo import (
 )
 
 from genmodels import RBM, BadInput, Bernoulli, Categorical, Gaussian
+from genmodels.boltzmann import Layers
 from genmodels.likelihood import (
     Estimate,
     ais_log_z,
@@ -155,15 +158,38 @@ def test_path_ends_at_the_model_and_starts_at_a_known_z(pair: tuple[str, str]):
     assert isinstance(path, Path)
 
 
+class Told:
+    """Layers that draw what they are told to, and add up the log-probabilities."""
+
+    def __init__(self, layers: Layers | Told, script: Scripted):
+        self._layers, self._script = layers, script
+
+    def __getattr__(self, name: str):
+        return getattr(self._layers, name)
+
+    def at(self, beta: float, base: list[Tensor]) -> Told:
+        return Told(self._layers.at(beta, base), self._script)
+
+    def draw_at(self, layer: int, field: Tensor, beta: float, generator: torch.Generator) -> Tensor:
+        return self._tell(layer, beta * field)
+
+    def draw(self, layer: int, state: tuple[Tensor, ...], noise: Tensor) -> Tensor:
+        return self._tell(layer, self._layers.field(layer, state))
+
+    def _tell(self, layer: int, field: Tensor) -> Tensor:
+        drawn = self._script.outcomes[layer]
+        self._script.log_prob += log_prob(self._layers.units[layer], field, drawn)
+        return drawn
+
+
 class Scripted(MarginalPath):
-    """Draws what it is told to, and adds up the log-probabilities: the exact transition matrix of the real code."""
+    """A path whose draws are told: the exact transition matrix of the real code."""
 
     outcomes: tuple[Tensor, ...] = ()
 
-    def _draw(self, fields: dict[int, Tensor], generator: torch.Generator) -> tuple[Tensor, ...]:
-        drawn = {layer: self.outcomes[layer] for layer in fields}
-        self.log_prob += sum(log_prob(self._units[i], fields[i], drawn[i]) for i in fields)
-        return tuple(drawn.values())
+    def __init__(self, model: RBM, base: Tensor):
+        super().__init__(model, base)
+        self._layers = Told(self._layers, self)  # pyright: ignore
 
     def matrix(self, beta: float) -> Tensor:
         x, h = (grid(unit)[0] for unit in self._units)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from torch import Tensor
-from zoo import generator, number, one_thread, tiny, z_scores  # noqa: F401
+from zoo import generator, tiny, z_scores
 
 from genmodels.likelihood.annealed import MarginalPath
 from genmodels.likelihood.exact import exact_log_z

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import Tensor
-from zoo import accepted, chi_square, combinations, generator, grid, number, one_thread, rejected, tiny, z_scores  # noqa: F401
+from zoo import accepted, chi_square, combinations, generator, grid, number, rejected, tiny, z_scores
 
 from samplers import Kernel, gibbs, run
 from samplers.discrete import gibbs_with_gradients

@@ -5,10 +5,9 @@ tilts it, to about 1e-13 of its value.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import product
 
-import pytest
 import torch
 from scipy.stats import chisquare
 from torch import Tensor
@@ -24,19 +23,13 @@ Tensors = tuple[Tensor, ...]
 
 _STEP, _REACH = 0.8, 26
 _FALSE_ALARM = 1e-5
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """On tensors this small a second thread only waits, which on a busy machine costs five times the work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+seed_shift = 0
+"""Set by the option `--seed-shift`."""
 
 
 def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+    """Random numbers on the device of the suite."""
+    return torch.Generator(torch.get_default_device()).manual_seed(seed + seed_shift)
 
 
 def layer(kind: str, *, hidden: bool) -> Unit:
@@ -191,7 +184,7 @@ def chi_square(index: Tensor, probabilities: Tensor) -> float:
     assert not bool((counts[expected == 0] > 0).any())
     observed, predicted = (torch.cat([t[~rare], t[rare].sum()[None]]) for t in (counts, expected))
     keep = predicted > 0
-    return float(chisquare(observed[keep].numpy(), predicted[keep].numpy()).pvalue)
+    return float(chisquare(observed[keep].cpu().numpy(), predicted[keep].cpu().numpy()).pvalue)
 
 
 def accepted(p_value: float) -> bool:

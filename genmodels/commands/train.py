@@ -88,7 +88,9 @@ def _objective_options(flags: TrainRbm) -> dict[str, Any]:
     options: dict[str, Any] = {"num_steps": flags.num_steps, "centered": flags.centered}
     if flags.num_chains is not None:
         if flags.objective == "cd":
-            raise BadInput("The chains of cd are the rows of the batch: leave --num-chains out, or use pcd, fpcd or ptt.")
+            raise BadInput(
+                "The chains of cd are the rows of the batch: leave --num-chains out, or use pcd, fpcd or ptt."
+            )
         options["num_chains"] = flags.num_chains
     if flags.l1 or flags.l2 or flags.sparsity_cost:
         options["penalty"] = {

@@ -16,6 +16,7 @@ from genmodels.progress import Progress, no_progress
 from genmodels.rbm import RBM
 from samplers import ais_log_weights, gibbs, reverse_ais_log_weights, run
 from samplers.annealing import Track
+from samplers.fused import Precision
 
 MAX_PARALLEL_CHAINS = 4096
 
@@ -38,24 +39,25 @@ class MarginalPath:
     draws the odd layers, then the even ones: reversible on the even layers. Satisfies `samplers.Path`.
     """
 
-    def __init__(self, model: LayeredBoltzmann, base_bias: Float[Tensor, " d"]):
+    def __init__(self, model: LayeredBoltzmann, base_bias: Float[Tensor, " d"], precision: Precision = "auto"):
         self._units = model.units
-        self._layers = model.anneal()
+        self._layers = model.anneal(precision=precision)
         self._biases = [bias.detach() for bias in model.biases]
         odd, even = model.blocks
         self._odd, self._even = odd, even
-        self._base = {layer: torch.zeros_like(self._biases[layer]) for layer in even}
+        self._base = [torch.zeros_like(bias) for bias in self._biases]
         self._base[0] = base_bias.to(self._biases[0])
 
     @property
     def log_z0(self) -> float:
         """log Z at β = 0, exact."""
-        fields = {i: self._base[i] for i in self._even} | {i: torch.zeros_like(self._biases[i]) for i in self._odd}
         with torch.no_grad():
-            return sum(float(self._units[i].log_partition(field.double())) for i, field in fields.items())
+            pairs = zip(self._units, self._base, strict=True)
+            return sum(float(unit.log_partition(field.double())) for unit, field in pairs)
 
     def start(self, num: int, generator: torch.Generator) -> PathState:
-        return self.state(self._draw({layer: self._base[layer].expand(num, -1) for layer in self._even}, generator))
+        fields = {i: self._base[i].expand(num, -1) for i in self._even}
+        return self.state(tuple(self._layers.draw_at(i, field, 1.0, generator) for i, field in fields.items()))
 
     def state(self, even: tuple[Tensor, ...]) -> PathState:
         """The path's state at the given even layers."""
@@ -71,23 +73,18 @@ class MarginalPath:
 
     def log_density(self, state: PathState, beta: float) -> Tensor:
         odd = sum(
-            self._units[i].log_partition(beta * field).double()
-            for i, field in zip(self._odd, state.odd_fields, strict=True)
+            self._layers.log_partition_at(i, field, beta) for i, field in zip(self._odd, state.odd_fields, strict=True)
         )
         return beta * state.linear + (1 - beta) * state.base_linear + state.reference + odd
 
     def transition(self, state: PathState, beta: float, generator: torch.Generator) -> PathState:
-        fields = {i: beta * field for i, field in zip(self._odd, state.odd_fields, strict=True)}
         num = len(state.even[0])
-        full = self._full(dict(zip(self._odd, self._draw(fields, generator), strict=True)), num)
-        even = {i: beta * self._layers.field(i, full) + (1 - beta) * self._base[i] for i in self._even}
-        return self.state(self._draw(even, generator))
-
-    def _draw(self, fields: dict[int, Tensor], generator: torch.Generator) -> tuple[Tensor, ...]:
-        return tuple(
-            self._units[i].draw(field, self._units[i].noise(len(field), field, generator))
-            for i, field in fields.items()
-        )
+        odd = {
+            i: self._layers.draw_at(i, field, beta, generator)
+            for i, field in zip(self._odd, state.odd_fields, strict=True)
+        }
+        full, layers = self._full(odd, num), self._layers.at(beta, self._base)
+        return self.state(tuple(layers.draw(i, full, layers.noise(i, num, generator)) for i in self._even))
 
     def _full(self, known: dict[int, Tensor], num: int) -> tuple[Tensor, ...]:
         """All layers, with empty places for those that the next conditional does not read."""
@@ -101,6 +98,7 @@ def ais_log_z(
     *,
     num_chains: int = 100,
     num_steps: int = 1,
+    precision: Precision = "auto",
     generator: torch.Generator,
     progress: Progress = no_progress,
 ) -> Estimate:
@@ -110,7 +108,7 @@ def ais_log_z(
     the bias falls with the number of temperatures, and does not show in the standard error where chains miss modes.
     Salakhutdinov and Murray (2008).
     """
-    path = _path(model, base_bias, betas, num_chains, num_steps)
+    path = _path(model, base_bias, betas, num_chains, num_steps, precision)
     parts = [
         ais_log_weights(path, betas, num, generator=generator, num_steps=num_steps, track=_track(progress, "AIS"))
         for num in _group_sizes(num_chains)
@@ -127,6 +125,7 @@ def reverse_ais_log_z(
     *,
     burn_in: int = 1000,
     num_steps: int = 1,
+    precision: Precision = "auto",
     generator: torch.Generator,
     progress: Progress = no_progress,
 ) -> Estimate:
@@ -135,9 +134,9 @@ def reverse_ais_log_z(
     A stochastic upper bound on log Z if the chains have reached equilibrium (exact for rows drawn from the model), which
     no finite run proves: the method's name says how they were made. Grosse, Ghahramani and Adams (2015).
     """
-    path = _path(model, base_bias, betas, len(x), num_steps)
+    path = _path(model, base_bias, betas, len(x), num_steps, precision)
     check_width(x, model.units[0].size)
-    kernel = gibbs(model.anneal())
+    kernel = gibbs(model.anneal(precision=precision))
     parts = []
     for rows in x.split(MAX_PARALLEL_CHAINS):
         start = (rows, *(rows.new_zeros(len(rows), unit.size) for unit in model.units[1:]))
@@ -160,6 +159,7 @@ def raise_log_likelihood(
     num_examples: int = 50,
     num_chains: int = 4,
     num_steps: int = 1,
+    precision: Precision = "auto",
     generator: torch.Generator,
     progress: Progress = no_progress,
 ) -> Estimate:
@@ -172,7 +172,7 @@ def raise_log_likelihood(
     """
     require(model, RBM, FreeEnergy, by="raise_log_likelihood")
     check_width(x, model.units[0].size)
-    path = _path(model, base_bias, betas, num_examples * num_chains, num_steps)
+    path = _path(model, base_bias, betas, num_examples * num_chains, num_steps, precision)
     rows = torch.randperm(len(x), generator=generator, device=x.device)[:num_examples]
     parts = [
         _backwards(path, betas, path.state((part,)), generator, num_steps, progress, "RAISE")
@@ -215,7 +215,9 @@ def _mean_log_density(model: RBM, x: Tensor) -> Tensor:
         return -torch.cat([model.free_energy(rows).double() for rows in x.split(4096)]).mean()
 
 
-def _path(model: LayeredBoltzmann, base_bias: Tensor, betas: Tensor, num_chains: int, num_steps: int) -> MarginalPath:
+def _path(
+    model: LayeredBoltzmann, base_bias: Tensor, betas: Tensor, num_chains: int, num_steps: int, precision: Precision
+) -> MarginalPath:
     require(model, LayeredBoltzmann, by="annealed importance sampling")
     if isinstance(model, RBM):
         model.check_normalisable()
@@ -223,7 +225,7 @@ def _path(model: LayeredBoltzmann, base_bias: Tensor, betas: Tensor, num_chains:
         raise BadInput(f"Annealing needs at least one chain and one step, not {num_chains} and {num_steps}.")
     if betas.ndim != 1 or len(betas) < 2 or betas[0] != 0 or betas[-1] != 1 or bool((betas.diff() < 0).any()):
         raise BadInput("Inverse temperatures must rise from 0 to 1.")
-    return MarginalPath(model, base_bias)
+    return MarginalPath(model, base_bias, precision)
 
 
 def _log_z(log_z0: float, log_weight: Tensor, sign: int, bound: Bound, method: str) -> Estimate:

@@ -18,6 +18,7 @@ from genmodels.likelihood.exact import exact_log_z, mean_free_energy, num_enumer
 from genmodels.progress import Progress, no_progress
 from genmodels.rbm import RBM
 from samplers import salakhutdinov_murray_schedule
+from samplers.fused import Precision
 
 Method = Literal["auto", "exact", "ais", "raise"]
 Schedule = Literal["salakhutdinov-murray", "uniform"]
@@ -79,6 +80,7 @@ def log_likelihood(
     schedule: Schedule = "salakhutdinov-murray",
     num_steps: int = 1,
     burn_in: int = 1000,
+    precision: Precision = "auto",
     generator: torch.Generator | None = None,
     progress: Progress = no_progress,
 ) -> LikelihoodReport:
@@ -87,7 +89,7 @@ def log_likelihood(
     "exact" enumerates the smaller side. The other methods give forward AIS as the value, an optimistic side, and below it
     the reverse AIS of chains started at the rows ("ais"), RAISE ("raise"), or both of them with RAISE as the lower side.
     "auto" is exact up to 2^16 states and all three beyond. `base` (default: x) gives the base rates where annealing
-    starts; the estimates stay valid for any.
+    starts; the estimates stay valid for any. `precision` "float32" forgoes the fast paths of `samplers.fused`.
     """
     require(model, RBM, by="log_likelihood")
     check_width(x, model.visible.size)
@@ -107,7 +109,7 @@ def log_likelihood(
             base_bias=model.visible.bias_from_data(x if base is None else base).detach(),
             betas=_betas(schedule, num_temperatures),
             num_chains=num_chains,
-            common={"num_steps": num_steps, "generator": generator, "progress": progress},
+            common={"num_steps": num_steps, "precision": precision, "generator": generator, "progress": progress},
         )
         report = annealing.bracket(method, mean_free, burn_in)
     diagnostics = {"example_std_error": spread / len(x) ** 0.5, **report.diagnostics}

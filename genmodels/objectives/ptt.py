@@ -96,11 +96,11 @@ def ptt(
         swap = move(model, layers, frozen, state, generator)
         phases = compare_phases(model, layers, state["chains"], x, state, generator, precision, penalty)
         num = len(state["chains"])
-        at_chain = state["chain_energy"] - _free_energy(model, state["chains"], phases.field[:num])
+        at_chain = state["chain_energy"] - _free_energy(model, layers, state["chains"], phases.field[:num])
         at_slot = torch.where(swap.accept, swap.at_chain, swap.at_partner)
         swap_prob = (at_slot - at_chain).clamp(max=0).exp().mean()
         metrics = {"swap_prob": swap_prob, **_log_z(state, at_slot, at_chain), "energy_difference": phases.value}
-        metrics["log_likelihood"] = -_free_energy(model, x, phases.field[num:]).mean() - metrics["log_z"]
+        metrics["log_likelihood"] = -_free_energy(model, layers, x, phases.field[num:]).mean() - metrics["log_z"]
         if undo_below < float(swap_prob) < freeze_below:
             _freeze(model, layers, frozen, state, generator)
         state |= phases.offsets | _under("previous", _copies(model))
@@ -162,7 +162,7 @@ def propose(model: RBM, layers: Layers, state: ObjectiveState, generator: torch.
     partner = state["reservoir"][slot].to(chains.dtype)
     both = torch.cat([chains, partner])
     field = layers.field(1, (both, both))
-    energy = _free_energy(model, both, field)
+    energy = _free_energy(model, layers, both, field)
     at_partner = state["reservoir_energy"][slot] - energy[num:]
     at_chain = state["chain_energy"] - energy[:num]
     accept_prob = (at_partner - at_chain).clamp(max=0).exp()
@@ -177,9 +177,9 @@ def sweep(layers: Layers, frozen: Frozen, swap: Swap, state: ObjectiveState, gen
     chains, accept, held = state["chains"], swap.accept, state["reservoir_energy"]
     state["reservoir"][swap.slot] = torch.where(accept[:, None], chains, swap.partner).to(state["reservoir"].dtype)
     held[swap.slot] = torch.where(accept, state["chain_energy"], held[swap.slot])
-    hidden = layers.units[1].draw(swap.field, layers.noise(1, len(chains), generator))
+    hidden = layers.draw_at(1, swap.field, 1.0, generator)
     chains = layers.draw(0, (chains, hidden), layers.noise(0, len(chains), generator))
-    energy = _free_energy(frozen.model, chains, frozen.layers.field(1, (chains, chains)))
+    energy = _free_energy(frozen.model, frozen.layers, chains, frozen.layers.field(1, (chains, chains)))
     state |= {"chains": chains, "chain_energy": energy}
 
 
@@ -258,18 +258,18 @@ def _log_mean_exp(values: Tensor) -> Tensor:
     return torch.logsumexp(values, 0) - math.log(len(values))
 
 
-def _free_energy(model: RBM, x: Tensor, field: Tensor) -> Tensor:
-    visible, hidden = model.units
-    return -(visible.statistic(x) @ model.biases[0] + visible.log_base(x) + hidden.log_partition(field))
+def _free_energy(model: RBM, layers: Layers, x: Tensor, field: Tensor) -> Tensor:
+    visible, hidden = model.visible, layers.log_partition_at(1, field, 1.0)
+    return -(visible.statistic(x) @ model.visible_bias + visible.log_base(x)).double() - hidden
 
 
 def _free_energies(model: RBM, x: Tensor) -> Tensor:
-    return torch.cat([model.free_energy(rows) for rows in x.split(4096)])
+    return torch.cat([model.free_energy(rows) for rows in x.split(4096)]).double()
 
 
 def _log_ratio(model: RBM, frozen: RBM, x: Tensor) -> Tensor:
     """log f − log f_0 at every row, float64."""
-    return _free_energies(frozen, x).double() - _free_energies(model, x).double()
+    return _free_energies(frozen, x) - _free_energies(model, x)
 
 
 def _restore(model: RBM, state: ObjectiveState) -> None:
