@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from samplers.observers import Observe, Trace, together  # noqa: F401
+from samplers.observers import Observe, together
 
 Info = dict[str, Tensor]
 

@@ -24,8 +24,8 @@ from genmodels.data import load
 from genmodels.interface import default_generator
 from genmodels.likelihood import exact_log_z
 from genmodels.objectives import Objective, Penalty, cd, fpcd, pcd
-from genmodels.objectives.phases import OFFSET_RATE, Direction, _narrow, contrast
 from genmodels.objectives.objective import ObjectiveState, with_gradient
+from genmodels.objectives.phases import OFFSET_RATE, Direction, _narrow, contrast
 from samplers import gibbs, run
 from samplers.fused import contrasted_correlation
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments import rbm_mnist
-from experiments.benchmarks import pcd_epoch
+from experiments.benchmarks import continuous, pcd_epoch
 from experiments.results import mean_of
 from genmodels.likelihood import Estimate
 
@@ -46,6 +46,13 @@ def test_rbm_mnist_takes_a_finished_run_up(tmp_path: Path) -> None:
 def test_pcd_epoch(tmp_path: Path) -> None:
     metrics = check_shape(pcd_epoch.main(smoke=True, results=tmp_path))["metrics"]
     assert metrics["pcd_over_sklearn"]["value"] > 0
+
+
+def test_continuous(tmp_path: Path) -> None:
+    pytest.importorskip("arviz")
+    metrics = check_shape(continuous.main(smoke=True, results=tmp_path))["metrics"]
+    assert metrics["banana_ess_per_second_mala_7"]["value"] > 0
+    assert (tmp_path / "bench_continuous.png").is_file()
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
