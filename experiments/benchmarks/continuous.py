@@ -261,10 +261,11 @@ def main(smoke: bool = False, results: Path = FOLDER) -> Path:
     result = Result(
         "bench_continuous", "python -m experiments.benchmarks.continuous", "synthetic targets", [0], config, {}
     )
-    measured = {name: measure(TARGETS[name](), config) for name in config.targets}
+    measured = {}
     print("| target | sampler | ESS/s | with warm-up | warm-up, s | worst z | |\n|---|---|---|---|---|---|---|")
-    for name, samplers in measured.items():
-        print("\n".join(record(result, name, samplers, config.many)))
+    for name in config.targets:
+        measured[name] = measure(TARGETS[name](), config)
+        print("\n".join(record(result, name, measured[name], config.many)), flush=True)
     summarise(result, config.targets)
     plots.save(draw_rates(measured), results / "bench_continuous.png")
     result.seconds = time.perf_counter() - started
