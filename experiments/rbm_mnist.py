@@ -55,6 +55,8 @@ class Config:
     learning_rate: float = 0.2
     epochs: int = 300
     average: float = 0.9995
+    snapshots: int = 100
+    """Of the weights along training: the ladder of trajectory tempering."""
     seeds: tuple[int, ...] = (0, 1, 2)
     ais_chains: int = 100
     temperatures: int = 14_500
@@ -69,6 +71,7 @@ SMOKE = Config(
     hidden=12,
     num_steps=1,
     num_chains=50,
+    snapshots=5,
     batch_size=50,
     epochs=2,
     seeds=(0, 1),
@@ -91,6 +94,7 @@ def train(config: Config, seed: int, data: DataSet, out: Path) -> tuple[RBM, flo
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
         average=config.average,
+        snapshots=config.snapshots,
         seed=seed,
         checkpoint_every=5,
     )

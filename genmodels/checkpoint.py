@@ -21,6 +21,8 @@ from genmodels.errors import BadInput
 
 FORMAT = "genmodels"
 FORMAT_VERSION = 1
+SNAPSHOTS = "snapshots"
+"""Folder of a run with copies of its weights along training."""
 
 
 class Checkpoint(NamedTuple):

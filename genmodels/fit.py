@@ -16,7 +16,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from genmodels.checkpoint import current_versions, load_checkpoint, save_checkpoint
+from genmodels.checkpoint import SNAPSHOTS, current_versions, load_checkpoint, save_checkpoint
 from genmodels.device import choose_device
 from genmodels.errors import BadInput
 from genmodels.interface import BlockGibbs, check_width
@@ -137,6 +137,7 @@ class _Run:
         self.data_generator = torch.Generator().manual_seed(settings.seed)
         self.chain_generator = torch.Generator(device=self.fabric.device).manual_seed(settings.seed + 1)
         self.steps_per_epoch = math.ceil(len(data) / settings.batch_size)
+        self._snapshot_steps = settings.snapshot_steps(self.steps_per_epoch * settings.epochs)
         self.state = TrainingState()
         self.records: list[Record] = []
         self._seconds = 0.0
@@ -189,6 +190,8 @@ class _Run:
         state.add(metrics)
         state.step += 1
         state.batch += 1
+        if self.out is not None and state.step in self._snapshot_steps:
+            save_checkpoint(self.out / SNAPSHOTS / f"{state.step:09d}.safetensors", self.model.state_dict(), {})
 
     @torch.no_grad()
     def finish_epoch(self, callbacks: Sequence[Callback]) -> None:

@@ -33,10 +33,14 @@ class Settings:
     precision: Precision = "32-true"
     checkpoint_every: int = 1
     """Epochs between checkpoints."""
+    snapshots: int = 0
+    """About how many copies of the weights to keep on the way, evenly spaced in the logarithm of the step."""
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1 or self.checkpoint_every < 1:
             raise BadInput("epochs, batch_size and checkpoint_every must be at least 1.")
+        if self.snapshots < 0:
+            raise BadInput(f"snapshots must be at least 0, not {self.snapshots}.")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise BadInput(f"The learning rate must be a positive number, not {self.learning_rate}.")
         if not 0 <= self.average < 1:
@@ -50,6 +54,14 @@ class Settings:
         """The learning rate when the fraction `done` of all steps is done."""
         factors = {"linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done)), "constant": 1.0}
         return self.learning_rate * factors[self.schedule]
+
+    def snapshot_steps(self, num_steps: int) -> frozenset[int]:
+        """Steps after which the weights are kept, the last one among them.
+
+        >>> sorted(Settings(snapshots=6).snapshot_steps(1000))
+        [3, 10, 32, 100, 316, 1000]
+        """
+        return frozenset(round(num_steps ** (i / self.snapshots)) for i in range(1, self.snapshots + 1))
 
     def make_optimizer(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
         """The optimizer over `parameters`."""

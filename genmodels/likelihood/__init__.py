@@ -5,15 +5,18 @@ from genmodels.likelihood.estimate import Bound, Estimate
 from genmodels.likelihood.exact import exact_log_z
 from genmodels.likelihood.pseudo import pseudo_likelihood
 from genmodels.likelihood.report import LikelihoodReport, log_likelihood
+from genmodels.likelihood.trajectory import TrajectoryLogZ, trajectory_log_z
 
 __all__ = [
     "Bound",
     "Estimate",
     "LikelihoodReport",
+    "TrajectoryLogZ",
     "ais_log_z",
     "exact_log_z",
     "log_likelihood",
     "pseudo_likelihood",
     "raise_log_likelihood",
     "reverse_ais_log_z",
+    "trajectory_log_z",
 ]

@@ -1,6 +1,8 @@
 """Training principles: factories that return an `Objective` for a model that has what they need."""
 
-from genmodels.objectives.contrastive import Penalty, cd, fpcd, pcd
+from genmodels.objectives.contrastive import cd, fpcd, pcd
 from genmodels.objectives.objective import Objective
+from genmodels.objectives.phases import Penalty
+from genmodels.objectives.ptt import ptt
 
-__all__ = ["Objective", "Penalty", "cd", "fpcd", "pcd"]
+__all__ = ["Objective", "Penalty", "cd", "fpcd", "pcd", "ptt"]

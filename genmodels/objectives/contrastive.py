@@ -6,44 +6,15 @@ under the model (negative phase). The objectives differ in the chains that stand
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import NamedTuple
-
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from genmodels.boltzmann import LayeredBoltzmann, Layers
 from genmodels.errors import BadInput
-from genmodels.interface import FreeEnergy, Posterior, State, require
+from genmodels.interface import FreeEnergy, Posterior, require
 from genmodels.objectives.objective import Objective, ObjectiveState, with_gradient
-from samplers import gibbs, run
+from genmodels.objectives.phases import Penalty, compare_phases, first_offsets
 from samplers.fused import Precision
-
-OFFSET_RATE = 0.01
-
-
-@dataclass(frozen=True)
-class Penalty:
-    """What is added to the contrastive gradient.
-
-    l1, l2: weight decay, the gradient of l1 Σ|W| + l2/2 Σ W². sparsity_cost: pull of the mean hidden activation towards
-    sparsity_target through the hidden biases (Hinton, 2010, section 11).
-    """
-
-    l1: float = 0.0
-    l2: float = 0.0
-    sparsity_target: float = 0.1
-    sparsity_cost: float = 0.0
-
-
-class Direction(NamedTuple):
-    """A direction for every coupling matrix and every bias."""
-
-    weights: list[Tensor]
-    biases: list[Tensor]
 
 
 def cd(
@@ -117,8 +88,6 @@ def _contrastive(
         raise BadInput(f"num_steps must be at least 1, not {num_steps}.")
     if num_chains is not None and num_chains < 1 and persistent:
         raise BadInput(f"num_chains must be at least 1, not {num_chains}.")
-    parameters = (*model.weights, *model.biases)
-    own = [p for unit in model.units for p in unit.parameters()]
 
     @torch.no_grad()
     def init(x: Tensor, generator: torch.Generator) -> ObjectiveState:
@@ -126,11 +95,12 @@ def _contrastive(
         if persistent:
             unit, bias = model.units[0], model.biases[0]
             num = len(x) if num_chains is None else num_chains
-            state["chains"] = unit.draw(bias.expand(num, -1), unit.noise(num, bias, generator))
+            chains = unit.draw(bias.expand(num, -1), unit.noise(num, bias, generator))
+            state |= {"chains": chains, "hidden": _draw(model.anneal(), 1, chains, generator)}
         if centered:
-            state |= {f"offset.{i}": t.mean(0) for i, t in enumerate(_statistics(model, model.anneal(), x)[0])}
+            state |= first_offsets(model, x)
         if fast_rate > 0:
-            state |= {f"fast.{i}": torch.zeros_like(p) for i, p in enumerate(parameters)}
+            state |= {f"fast.{i}": torch.zeros_like(p) for i, p in enumerate((*model.weights, *model.biases))}
         return state
 
     def step(x: Tensor, state: ObjectiveState, generator: torch.Generator):
@@ -138,88 +108,36 @@ def _contrastive(
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             layers = model.anneal(precision=precision)
             chain_layers = _with_fast_weights(model, state, precision) if fast_rate > 0 else layers
-            start = state["chains"] if persistent else x
-            chains = _run_chains(model, chain_layers, start, num_steps, generator)
-            # Both phases are rows of one batch: the chains enter with weight +1/n, the data with −1/n.
-            rows = torch.cat([chains, x])
-            row_weight = torch.cat([x.new_full((len(chains),), 1 / len(chains)), x.new_full((len(x),), -1 / len(x))])
-            statistics, energy = _statistics(model, layers, rows)
-            # Of phases of equal size, rounding takes the same from both; of others it would leave a bias.
-            narrow = _narrow(model, precision) if len(chains) == len(x) else None
-            difference = weighted_statistics(statistics, row_weight, narrow)
-            value = -(row_weight @ energy)
-            new = dict(state)
+            hidden = state["hidden"] if persistent else _draw(layers, 1, x, generator)
+            chains = _run_chains(chain_layers, hidden, num_steps, generator)
+            phases = compare_phases(model, layers, chains, x, state, generator, precision, penalty)
+            new = state | phases.offsets
             if persistent:
-                new["chains"] = chains
-            if centered:
-                offsets = [state[f"offset.{i}"] for i in range(len(statistics))]
-                difference = center(difference, offsets)
-                means = [0.5 * row_weight.abs() @ t for t in statistics]
-                new |= {f"offset.{i}": torch.lerp(o, means[i], OFFSET_RATE) for i, o in enumerate(offsets)}
+                # A chain rests on its hidden layer, whose field the gradient needs anyway: a sweep then costs one product.
+                if fast_rate > 0:
+                    hidden = _draw(chain_layers, 1, chains, generator)
+                else:
+                    hidden = layers.draw_given(1, phases.field[: len(chains)], generator)
+                new |= {"chains": chains, "hidden": hidden}
             if fast_rate > 0:
-                fast = enumerate((*difference.weights, *difference.biases))
+                fast = enumerate((*phases.difference.weights, *phases.difference.biases))
                 new |= {f"fast.{i}": fast_decay * state[f"fast.{i}"] - fast_rate * g for i, g in fast}
-            descent = difference if penalty is None else _penalised(model, difference, statistics, len(x), penalty)
-            unit_descent = _unit_descent(model, own, rows, row_weight, generator)
-        loss = with_gradient(value, (*parameters, *own), (*descent.weights, *descent.biases, *unit_descent))
-        return loss, new, {"energy_difference": value}
+        return with_gradient(phases.value, *phases.descent), new, {"energy_difference": phases.value}
 
     return Objective(init, step)
 
 
-def weighted_statistics(
-    statistics: Sequence[Tensor], row_weight: Float[Tensor, " n"], dtype: torch.dtype | None = None
-) -> Direction:
-    """Σ_r w_r t(s_l,r) t(s_{l+1},r)ᵀ and Σ_r w_r t(s_l,r), from the statistics of n states, layer by layer.
-
-    With weight +1/n for draws of the model and −1/n for the data it is the gradient of the mean of −log p in the coupling
-    matrices and biases. The product is in `dtype` if given: in bfloat16 states in {0, 1} are exact, weighted means and
-    the result are rounded to 2⁻⁹ of their value, and sums are in float32: small beside the sampling noise of a batch.
-    """
-    weights = []
-    for below, above in pairwise(statistics):
-        weighted = above * row_weight[:, None]
-        wide = below.T @ weighted if dtype is None else (below.to(dtype).T @ weighted.to(dtype)).to(below.dtype)
-        weights.append(wide)
-    return Direction(weights, [row_weight @ t for t in statistics])
+def _draw(layers: Layers, layer: int, other: Tensor, generator: torch.Generator) -> Tensor:
+    """A draw of one of two layers given the other."""
+    return layers.draw(layer, (other, other), layers.noise(layer, len(other), generator))
 
 
-def center(direction: Direction, offsets: Sequence[Tensor]) -> Direction:
-    """The direction in the centered parametrisation E = −Σ (t_l − o_l)ᵀ W_l (t_{l+1} − o_{l+1}) − ..., mapped back.
-
-    Weights move by the covariance-like C_l about the offsets; biases by the difference of means minus C_l o_{l+1} and
-    C_{l−1}ᵀ o_{l−1} (Montavon and Müller, 2012; Melchior, Fischer and Wiskott, 2016). It is a linear map of positive
-    definite form, so it vanishes where the gradient does.
-    """
-    weights = [
-        w.addr(offsets[low], direction.biases[low + 1], alpha=-1).addr_(
-            direction.biases[low], offsets[low + 1], alpha=-1
-        )
-        for low, w in enumerate(direction.weights)
-    ]
-    biases = list(direction.biases)
-    for low, weight in enumerate(weights):
-        biases[low] = torch.addmv(biases[low], weight, offsets[low + 1], alpha=-1)
-        biases[low + 1] = torch.addmv(biases[low + 1], weight.T, offsets[low], alpha=-1)
-    return Direction(weights, biases)
-
-
-def _statistics(model: LayeredBoltzmann, layers: Layers, x: Tensor) -> tuple[list[Tensor], Tensor]:
-    """The statistics of both layers with the hidden one at its conditional mean, and the energy of that state."""
-    visible, hidden = model.units
-    field = layers.field(1, (x, x))
-    mean = hidden.mean(field)
-    t = visible.statistic(x)
-    t_hidden = hidden.statistic(mean)
-    energy = -(t @ model.biases[0] + visible.log_base(x) + (t_hidden * field).sum(-1) + hidden.log_base(mean))
-    return [t, t_hidden], energy
-
-
-def _run_chains(
-    model: LayeredBoltzmann, layers: Layers, x: Tensor, num_steps: int, generator: torch.Generator
-) -> Tensor:
-    start: State = (x, x.new_empty(len(x), model.units[1].size))
-    return run(gibbs(layers), start, num_steps, generator=generator)[0]
+def _run_chains(layers: Layers, hidden: Tensor, num_steps: int, generator: torch.Generator) -> Tensor:
+    """The visible states after `num_steps` sweeps that begin with a draw of the visible layer."""
+    visible = _draw(layers, 0, hidden, generator)
+    for _ in range(num_steps - 1):
+        visible = _draw(layers, 0, _draw(layers, 1, visible, generator), generator)
+    return visible
 
 
 def _with_fast_weights(model: LayeredBoltzmann, state: ObjectiveState, precision: Precision) -> Layers:
@@ -227,38 +145,3 @@ def _with_fast_weights(model: LayeredBoltzmann, state: ObjectiveState, precision
     weights = [w + state[f"fast.{i}"] for i, w in enumerate(model.weights)]
     biases = [b + state[f"fast.{count + i}"] for i, b in enumerate(model.biases)]
     return Layers(model.units, weights, biases, precision=precision)
-
-
-def _narrow(model: LayeredBoltzmann, precision: Precision) -> torch.dtype | None:
-    """bfloat16 where "auto" may use it: float32 parameters, states in {0, 1}, and hardware that multiplies it natively."""
-    weight = model.weights[0]
-    binary = all(unit.num_states is not None for unit in model.units)
-    if precision != "auto" or not binary or weight.dtype != torch.float32 or weight.device.type == "mps":
-        return None
-    on_cpu = weight.device.type == "cpu"
-    native = torch.cpu._is_avx512_bf16_supported() if on_cpu else torch.cuda.is_bf16_supported()
-    return torch.bfloat16 if native else None
-
-
-def _penalised(
-    model: LayeredBoltzmann, descent: Direction, statistics: Sequence[Tensor], num_data: int, penalty: Penalty
-) -> Direction:
-    weights = [g + penalty.l2 * w + penalty.l1 * w.sign() for g, w in zip(descent.weights, model.weights, strict=True)]
-    biases = list(descent.biases)
-    for layer in range(1, len(biases)):
-        excess = statistics[layer][-num_data:].mean(0) - penalty.sparsity_target
-        biases[layer] = biases[layer] + penalty.sparsity_cost * excess
-    return Direction(weights, biases)
-
-
-@torch.no_grad()
-def _unit_descent(
-    model: LayeredBoltzmann, own: Sequence[Tensor], x: Tensor, row_weight: Tensor, generator: torch.Generator
-) -> tuple[Tensor, ...]:
-    """Gradient in the units' own parameters (variances), from the energies at drawn hidden states: unbiased."""
-    if not own:
-        return ()
-    layers = model.anneal()
-    hidden = layers.draw(1, (x, x), layers.noise(1, len(x), generator))
-    with torch.enable_grad():
-        return torch.autograd.grad(-(row_weight @ model.energy(x, (hidden,))), own)

@@ -89,12 +89,13 @@ def product(weight: Float[Tensor, "d h"], *, binary: bool, precision: Precision 
     if precision in ("float32", "lookup") or not binary:
         return DenseProduct(weight)
     large = weight.dtype == torch.float32 and weight.numel() >= _SMALLEST
-    if precision == "sliced" or (large and _has_int8(weight.device)):
+    if precision == "sliced" or (large and has_int8(weight.device)):
         return SlicedProduct(weight)
     return DenseProduct(weight)
 
 
-def _has_int8(device: torch.device) -> bool:
+def has_int8(device: torch.device) -> bool:
+    """Whether products of int8 matrices run natively and accumulate in int32."""
     return device.type == "cpu" and torch.cpu._is_vnni_supported()
 
 

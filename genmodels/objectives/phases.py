@@ -1,0 +1,179 @@
+"""The gradient of contrastive learning: states of the data against states of the model's chains.
+
+It is the difference of the expected sufficient statistics under the two, for layered machines with one hidden layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from genmodels.boltzmann import LayeredBoltzmann, Layers
+from genmodels.interface import FreeEnergy
+from genmodels.objectives.objective import ObjectiveState
+from samplers.fused import Correlation, Precision, contrasted_correlation, has_int8
+
+OFFSET_RATE = 0.01
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """What is added to the contrastive gradient.
+
+    l1, l2: weight decay, the gradient of l1 Σ|W| + l2/2 Σ W². sparsity_cost: pull of the mean hidden activation towards
+    sparsity_target through the hidden biases (Hinton, 2010, section 11).
+    """
+
+    l1: float = 0.0
+    l2: float = 0.0
+    sparsity_target: float = 0.1
+    sparsity_cost: float = 0.0
+
+
+class Direction(NamedTuple):
+    """A direction for every coupling matrix and every bias."""
+
+    weights: list[Tensor]
+    biases: list[Tensor]
+
+
+class Phases(NamedTuple):
+    """Data against chains: what one step of contrastive learning needs of them."""
+
+    value: Float[Tensor, ""]
+    """Mean energy of the data minus that of the chains, the hidden layer at its mean."""
+    difference: Direction
+    """Down the free-energy gap, centered if there are offsets."""
+    descent: tuple[Sequence[Tensor], Sequence[Tensor]]
+    """All parameters, and the direction down which each of them goes, penalties included."""
+    offsets: ObjectiveState
+    """The offsets after this step."""
+    field: Float[Tensor, "r h"]
+    """The hidden layer's field given the chains, and then given the data."""
+
+
+def compare_phases(
+    model: LayeredBoltzmann,
+    layers: Layers,
+    chains: Float[Tensor, "c d"],
+    x: Float[Tensor, "n d"],
+    state: ObjectiveState,
+    generator: torch.Generator,
+    precision: Precision,
+    penalty: Penalty | None = None,
+) -> Phases:
+    """The descent direction from data and chains; centered where `state` holds offsets."""
+    # Both phases are rows of one batch: the chains enter with weight +1/c, the data with −1/n.
+    rows = torch.cat([chains, x])
+    row_weight = torch.cat([x.new_full((len(chains),), 1 / len(chains)), x.new_full((len(x),), -1 / len(x))])
+    field = layers.field(1, (rows, rows))
+    statistics, energy = _statistics(model, rows, field)
+    # One product in small integers has one scale for all its rows, which phases of one size share.
+    narrow = len(chains) == len(x) and _narrow(model, precision)
+    correlate = partial(contrasted_correlation, generator=generator) if narrow else None
+    offsets = [state[f"offset.{i}"] for i in range(len(statistics))] if "offset.0" in state else None
+    difference = contrast(statistics, row_weight, offsets, correlate)
+    descent = difference if penalty is None else _penalised(model, difference, statistics, len(x), penalty)
+    own, unit_descent = _unit_descent(model, rows, row_weight)
+    new = [
+        torch.lerp(o, 0.5 * row_weight.abs() @ t, OFFSET_RATE) for o, t in zip(offsets or (), statistics, strict=False)
+    ]
+    return Phases(
+        -(row_weight @ energy),
+        difference,
+        ((*model.weights, *model.biases, *own), (*descent.weights, *descent.biases, *unit_descent)),
+        {f"offset.{i}": offset for i, offset in enumerate(new)},
+        field,
+    )
+
+
+def first_offsets(model: LayeredBoltzmann, x: Float[Tensor, "n d"]) -> ObjectiveState:
+    """Offsets for the centered gradient, from a first batch."""
+    statistics, _ = _statistics(model, x, model.field(1, (x, x)))
+    return {f"offset.{i}": t.mean(0) for i, t in enumerate(statistics)}
+
+
+def contrast(
+    statistics: Sequence[Tensor],
+    row_weight: Float[Tensor, " n"],
+    offsets: Sequence[Tensor] | None = None,
+    correlate: Callable[[Tensor, Tensor], Correlation] | None = None,
+) -> Direction:
+    """Σ_r w_r t(s_l,r) t(s_{l+1},r)ᵀ and Σ_r w_r t(s_l,r), from the statistics of n states, layer by layer.
+
+    With weight +1/n for draws of the model and −1/n for the data it is the gradient of the mean of −log p in the coupling
+    matrices and biases. With `offsets` o it is the direction in the centered parametrisation
+
+        E = −Σ (t_l − o_l)ᵀ W_l (t_{l+1} − o_{l+1}) − ...,
+
+    mapped back: weights move by the covariance-like C_l about the offsets, biases by the difference of means minus
+    C_l o_{l+1} and C_{l−1}ᵀ o_{l−1} (Montavon and Müller, 2012; Melchior, Fischer and Wiskott, 2016). That is a linear map
+    of positive definite form, so it vanishes where the gradient does; it asks for weights whose sum is zero.
+
+    `correlate(below, above)` stands in for the product Σ_r w_r below_r above_rᵀ.
+    """
+    biases = [row_weight @ t for t in statistics]
+    center = [torch.zeros_like(b) for b in biases] if offsets is None else offsets
+    weights = []
+    for low, (below, above) in enumerate(pairwise(statistics)):
+        total = _correlate(below, above, row_weight) if correlate is None else correlate(below, above)
+        # The shift and the offsets' terms as one product of rank two: a single pass over the matrix, in place.
+        left = torch.stack([center[low], biases[low]], 1)
+        right = torch.stack([-biases[low + 1], total.shift - center[low + 1]])
+        weights.append(total.product.addmm_(left, right, beta=total.scale))
+    if offsets is not None:
+        for low, weight in enumerate(weights):
+            biases[low] = torch.addmv(biases[low], weight, offsets[low + 1], alpha=-1)
+            biases[low + 1] = torch.addmv(biases[low + 1], weight.T, offsets[low], alpha=-1)
+    return Direction(weights, biases)
+
+
+def _correlate(below: Tensor, above: Tensor, row_weight: Tensor) -> Correlation:
+    return Correlation(below.T @ (above * row_weight[:, None]), 1.0, 0.0)
+
+
+def _statistics(model: LayeredBoltzmann, x: Tensor, field: Tensor) -> tuple[list[Tensor], Tensor]:
+    """The statistics of both layers with the hidden one at its conditional mean, and the energy of that state."""
+    visible, hidden = model.units
+    mean = hidden.mean(field)
+    t = visible.statistic(x)
+    t_hidden = hidden.statistic(mean)
+    energy = -(t @ model.biases[0] + visible.log_base(x) + (t_hidden * field).sum(-1) + hidden.log_base(mean))
+    return [t, t_hidden], energy
+
+
+def _narrow(model: LayeredBoltzmann, precision: Precision) -> bool:
+    """Whether "auto" may use small integers: float32 parameters, states in {0, 1}, and hardware that multiplies them."""
+    weight = model.weights[0]
+    binary = all(unit.num_states is not None for unit in model.units)
+    return precision == "auto" and binary and weight.dtype == torch.float32 and has_int8(weight.device)
+
+
+def _penalised(
+    model: LayeredBoltzmann, descent: Direction, statistics: Sequence[Tensor], num_data: int, penalty: Penalty
+) -> Direction:
+    weights = [g + penalty.l2 * w + penalty.l1 * w.sign() for g, w in zip(descent.weights, model.weights, strict=True)]
+    biases = list(descent.biases)
+    for layer in range(1, len(biases)):
+        excess = statistics[layer][-num_data:].mean(0) - penalty.sparsity_target
+        biases[layer] = biases[layer] + penalty.sparsity_cost * excess
+    return Direction(weights, biases)
+
+
+def _unit_descent(
+    model: LayeredBoltzmann, rows: Tensor, row_weight: Tensor
+) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """The units' own parameters (variances), and the gradient of the free-energy gap in them."""
+    own = [p for unit in model.units for p in unit.parameters()]
+    if not own:
+        return [], []
+    assert isinstance(model, FreeEnergy)
+    with torch.enable_grad():
+        return own, torch.autograd.grad(-(row_weight @ model.free_energy(rows)), own)
