@@ -34,8 +34,9 @@ class TrainRbm:
     """Hidden units: bernoulli, gaussian or categorical:LEVELS."""
     visible_units: Kind = "auto"
     """Visible units: bernoulli, gaussian or categorical:LEVELS; auto: bernoulli for binary data, else gaussian."""
-    objective: Literal["cd", "pcd", "fpcd"] = "pcd"
-    """Contrastive divergence, with chains from the data (cd), persistent ones (pcd), or these on fast weights (fpcd)."""
+    objective: Literal["cd", "pcd", "fpcd", "ptt"] = "pcd"
+    """Contrastive divergence, with chains from the data (cd), persistent ones (pcd), these on fast weights (fpcd), or
+    kept at equilibrium by trajectory tempering (ptt)."""
     num_steps: int = 1
     """Gibbs sweeps of the chains per update."""
     num_chains: OptionalInt = None
@@ -74,6 +75,8 @@ class TrainRbm:
     """Epochs between short AIS estimates of the log-likelihood; by default a tenth of all; 0 for none."""
     checkpoint_every: OptionalInt = None
     """Epochs between checkpoints; by default a hundredth of all."""
+    snapshots: int = 0
+    """About how many copies of the weights to keep along training, for trajectory tempering."""
     tensorboard: Off = False
     """Write the metrics for TensorBoard too, to the folder tensorboard in the run's."""
 

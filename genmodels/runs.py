@@ -21,7 +21,7 @@ from genmodels.data import DataSet
 from genmodels.errors import BadInput
 from genmodels.fit import CHECKPOINT, METRICS, ShowProgress, fit
 from genmodels.monitor import MonitorOptions, monitor, tensorboard
-from genmodels.objectives import Objective, Penalty, cd, fpcd, pcd
+from genmodels.objectives import Objective, Penalty, cd, fpcd, pcd, ptt
 from genmodels.rbm import RBM
 from genmodels.settings import Settings
 from genmodels.training_state import part
@@ -42,7 +42,7 @@ class ModelKind(NamedTuple):
 
 
 MODELS: dict[str, ModelKind] = {"rbm": ModelKind(RBM, RBM.initialise_from_data)}
-OBJECTIVES: dict[str, Callable[..., Objective]] = {"cd": cd, "pcd": pcd, "fpcd": fpcd}
+OBJECTIVES: dict[str, Callable[..., Objective]] = {"cd": cd, "pcd": pcd, "fpcd": fpcd, "ptt": ptt}
 
 
 @dataclass(frozen=True)

@@ -93,22 +93,35 @@ class Trajectory:
         self.length = len(snapshots) + 1
 
     @classmethod
-    def of_run(cls, model: LayeredBoltzmann, out: Path) -> Trajectory:
-        """The trajectory to `model` through the snapshots in the run folder `out`."""
-        paths = sorted((out / SNAPSHOTS).glob("*.safetensors"))
-        if not paths:
-            raise BadInput(f"{out} holds no snapshots: train with `snapshots` above 0.")
-        return cls(model, [load_checkpoint(path).tensors for path in paths])
+    def of_run(cls, model: LayeredBoltzmann, out: Path, num: int = 5) -> Trajectory:
+        """The trajectory to `model` through `num` of the snapshots in the run folder `out`, evenly spread among them.
 
-    @torch.no_grad()
+        Few are better than many: weights jitter from update to update, and a path through every snapshot follows that
+        jitter, which only adds to what the rungs must bridge.
+        """
+        paths = sorted((out / SNAPSHOTS).glob("*.safetensors"))
+        if len(paths) < num or num < 1:
+            raise BadInput(
+                f"{out} holds {len(paths)} snapshots of the {num} asked for: train with `snapshots` above that."
+            )
+        chosen = [paths[(2 * i + 1) * len(paths) // (2 * num)] for i in range(num)]
+        return cls(model, [load_checkpoint(path).tensors for path in chosen])
+
     def rungs(self, ladder: Float[Tensor, " k"]) -> Rungs:
         """The models at the points of `ladder`, numbers in [0, length]."""
+        return Rungs(self.units, *self.parameters(ladder))
+
+    @torch.no_grad()
+    def parameters(
+        self, ladder: Float[Tensor, " k"]
+    ) -> tuple[list[Float[Tensor, "k _ _"]], list[Float[Tensor, "k _"]]]:
+        """Couplings and biases at the points of `ladder`, stacked."""
         if float(ladder.min()) < 0 or float(ladder.max()) > self.length:
             raise BadInput(f"Rungs must stand between 0 and {self.length}.")
         low = ladder.floor().long().clamp(max=self.length - 1)
         fraction = (ladder - low).to(self._biases[0].dtype)
         weights = [torch.lerp(w[low], w[low + 1], fraction[:, None, None]) for w in self._weights]
-        return Rungs(self.units, weights, [torch.lerp(b[low], b[low + 1], fraction[:, None]) for b in self._biases])
+        return weights, [torch.lerp(b[low], b[low + 1], fraction[:, None]) for b in self._biases]
 
     def evenly(self, num_rungs: int) -> Float[Tensor, " k"]:
         """A ladder of evenly spaced points, where `samplers.adapt_ladder` may begin."""

@@ -79,6 +79,7 @@ def _settings(flags: TrainRbm, num_rows: int, *, is_continuous: bool) -> Setting
         seed=flags.seed,
         device=flags.device,
         precision=flags.precision,
+        snapshots=flags.snapshots,
         checkpoint_every=math.ceil(epochs / 100) if flags.checkpoint_every is None else flags.checkpoint_every,
     )
 
@@ -87,7 +88,7 @@ def _objective_options(flags: TrainRbm) -> dict[str, Any]:
     options: dict[str, Any] = {"num_steps": flags.num_steps, "centered": flags.centered}
     if flags.num_chains is not None:
         if flags.objective == "cd":
-            raise BadInput("The chains of cd are the rows of the batch: leave --num-chains out, or use pcd or fpcd.")
+            raise BadInput("The chains of cd are the rows of the batch: leave --num-chains out, or use pcd, fpcd or ptt.")
         options["num_chains"] = flags.num_chains
     if flags.l1 or flags.l2 or flags.sparsity_cost:
         options["penalty"] = {

@@ -23,7 +23,7 @@ RESERVOIR = 10
 """States in the reservoir for each chain."""
 THERMALISE, APART = 20, 2
 """Autocorrelation times that a new checkpoint's chains run, and between those of its states that are kept."""
-_FIRST_WINDOW, _LAST_WINDOW = 16, 256
+_FIRST_WINDOW, _LAST_WINDOW = 16, 64
 
 
 def ptt(
@@ -50,7 +50,8 @@ def ptt(
     F the free energy of the model and F_0 that of the checkpoint, which keeps both at equilibrium and lets the chains jump
     between modes. When the mean of it falls below `freeze_below` the model becomes the new checkpoint: its chains run
     for twenty autocorrelation times (of F, summed until it is lost in the noise) and fill a new reservoir over twenty more.
-    An update that takes it below `undo_below` is undone, and the rate is halved from there on.
+    An update that takes it below `undo_below` is undone and the rate halved; every new checkpoint doubles it again, up to
+    what the optimizer was given (there it stays halved, which from rates that suit the end of training stops the beginning).
 
     So log Z is known on the way, as the metrics `log_z` (Bennett's acceptance ratio from checkpoint to checkpoint, which is
     consistent) between `log_z_lower` and `log_z_upper` (exponential averages over the reservoir and over the chains:
@@ -215,6 +216,7 @@ def _freeze(model: RBM, layers: Layers, frozen: Frozen, state: ObjectiveState, g
     state |= _checkpoint(frozen, _copies(model), reservoir, state["log_z"] + gain)
     state["chain_energy"] = _free_energies(model, state["chains"])
     state["num_checkpoints"] = state["num_checkpoints"] + 1
+    state["rate"] = (2 * state["rate"]).clamp(max=1)
 
 
 def autocorrelation_time(series: Float[Tensor, "t c"]) -> float:
