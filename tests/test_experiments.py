@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments import rbm_mnist
-from experiments.benchmarks import pcd_epoch
+from experiments.benchmarks import pcd_epoch, speed
 from experiments.results import mean_of
 from genmodels.likelihood import Estimate
 
@@ -46,6 +46,13 @@ def test_rbm_mnist_takes_a_finished_run_up(tmp_path: Path) -> None:
 def test_pcd_epoch(tmp_path: Path) -> None:
     metrics = check_shape(pcd_epoch.main(smoke=True, results=tmp_path))["metrics"]
     assert metrics["pcd_over_sklearn"]["value"] > 0
+
+
+def test_speed(tmp_path: Path) -> None:
+    metrics = check_shape(speed.main(smoke=True, results=tmp_path))["metrics"]
+    for name in ("gibbs_over_sklearn", "gibbs_over_products", "ais_over_float32", "pcd_over_sklearn"):
+        assert metrics[name]["value"] > 0
+    assert "gibbs, sklearn" in (tmp_path / "bench_cpu.md").read_text()
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
