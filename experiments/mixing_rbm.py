@@ -2,13 +2,13 @@
 
 1,000 chains of an RBM with 500 hidden units trained on MNIST start from one and the same test digit. Counted are the sweeps
 until the classes of what they show are distributed as at equilibrium, within sampling error: until a χ² test of the 1,000
-chains against 10,000 states of equilibrium no longer rejects at a level of 1 %. The samplers are
+chains against 2,000 states of equilibrium, which SMC draws, no longer rejects at a level of 1 %. The samplers are
 
 - block Gibbs on the RBM itself;
 - parallel tempering along inverse temperatures, from independent pixels at their base rates;
 - trajectory tempering along snapshots of the training (Béreux, Decelle, Furtlehner and Seoane, 2025), every replica of
   every rung starting from the same digit too;
-- exchange with a reservoir of 10,000 equilibrium states of the model one rung below, as training by `ptt` leaves one behind
+- exchange with a reservoir of 2,000 equilibrium states of the model one rung below, as training by `ptt` leaves one behind
   (the same authors, 2026): only the RBM itself is simulated.
 
 A sweep of the two ladders moves all their rungs; the cost of each sweep, in Gibbs sweeps of the RBM, stands beside it. In the
@@ -42,9 +42,10 @@ from genmodels.chains import start_at
 from genmodels.data import DataSet, load
 from genmodels.interface import State, default_generator
 from genmodels.likelihood import Estimate, ais_log_z, reverse_ais_log_z, trajectory_log_z
+from genmodels.likelihood.annealed import MarginalPath
 from genmodels.objectives.ptt import Frozen, move
 from genmodels.trajectory import Trajectory
-from samplers import Kernel, adapt_ladder, gibbs, parallel_tempering, rung, salakhutdinov_murray_schedule
+from samplers import Kernel, adapt_ladder, gibbs, parallel_tempering, rung, salakhutdinov_murray_schedule, smc
 
 PUBLISHED = {"speed_up": Published(100.0, "the aim: a hundredth of the plain Gibbs sweeps at equal cost")}
 
@@ -55,9 +56,8 @@ class Config:
 
     rbm: rbm_mnist.Config = field(default_factory=lambda: replace(rbm_mnist.Config(), epochs=100, seeds=(0,)))
     num_chains: int = 1000
-    reference_chains: int = 500
-    reference_times: int = 20
-    reference_burn_in: int = 40
+    num_reference: int = 2000
+    reference_temperatures: int = 2000
     digit: int = 0
     """Row of the test set from which all chains start."""
     snapshots: int = 5
@@ -73,9 +73,8 @@ class Config:
 SMOKE = Config(
     rbm=replace(rbm_mnist.SMOKE, seeds=(0,), snapshots=20),
     num_chains=50,
-    reference_chains=10,
-    reference_times=10,
-    reference_burn_in=2,
+    num_reference=100,
+    reference_temperatures=20,
     max_sweeps=20,
     max_ladder_steps=4,
     adaptation_rounds=1,
@@ -97,7 +96,7 @@ class Classes:
 
     def counts(self, means: Tensor) -> np.ndarray:
         """How many images fall into each class."""
-        return np.bincount(self._network.predict(means.numpy()), minlength=10)
+        return np.bincount(np.asarray(self._network.predict(means.numpy())), minlength=10)
 
 
 def temperatures(model: RBM, base: Tensor, betas: Tensor, num_chains: int) -> Kernel:
@@ -170,9 +169,9 @@ def reservoir_chain(
     frozen.load({f"frozen.{name}": parameter for name, parameter in below.named_parameters()})
     state = {
         "chains": start.clone(),
-        "chain_energy": below.free_energy(start),
+        "chain_energy": below.free_energy(start).double(),
         "reservoir": reservoir.clone(),
-        "reservoir_energy": below.free_energy(reservoir),
+        "reservoir_energy": below.free_energy(reservoir).double(),
     }
     layers = model.anneal()
 
@@ -184,22 +183,17 @@ def reservoir_chain(
     return step
 
 
-def equilibrium(
-    config: Config, trajectory: Trajectory, ladder: Tensor, generator: torch.Generator
-) -> tuple[State, Tensor]:
-    """States of the model, and visible states one rung below, by trajectory tempering from exact draws at the bottom."""
-    num = config.reference_chains
-    kernel = trajectory.tempering(ladder, num)
-    state = kernel.init(trajectory.climb(ladder, num, num_steps=5, generator=generator))
-    at_model, below = [], []
-    for step in range(config.reference_burn_in + 5 * config.reference_times):
-        state, _ = kernel.step(state, generator)
-        if step >= config.reference_burn_in and step % 5 == 0:
-            at_model.append(rung(state))
-            below.append(rung(state, -2)[0])
-    print(f"round trips a chain: {float(state.round_trips.double().mean()):.2f}", file=sys.stderr)
-    x, h = (torch.cat(layer) for layer in zip(*at_model, strict=True))
-    return (x, h), torch.cat(below)
+def equilibrium(config: Config, model: RBM, base: Tensor, generator: torch.Generator) -> tuple[Tensor, float]:
+    """Visible states of a model at equilibrium, by SMC from independent pixels, and log Z on the way.
+
+    No chain that is measured here enters, nor does any image of the data.
+    """
+    path = MarginalPath(model, base)
+    betas = salakhutdinov_murray_schedule(config.reference_temperatures)
+    particles = smc(path, config.num_reference, betas=betas, generator=generator)
+    weights = particles.log_weight.softmax(0)
+    rows = torch.multinomial(weights, config.num_reference, replacement=True, generator=generator)
+    return particles.state.even[0][rows], path.log_z0 + float(particles.log_z_ratio)
 
 
 def model_at(model: RBM, trajectory: Trajectory, point: Tensor) -> RBM:
@@ -304,12 +298,17 @@ def main(smoke: bool = False, out: Path = Path("runs/mixing_rbm"), results: Path
         return start_at(model, digit.expand(num, -1).contiguous())
 
     def counts(state: State) -> np.ndarray:
-        return classes.counts(layers.mean(0, state))
+        x = state[0]
+        hidden = layers.draw(1, state, layers.noise(1, len(x), generator))
+        return classes.counts(layers.mean(0, (x, hidden)))
 
-    reference, reservoir = equilibrium(config, trajectory, ladder, generator)
-    reference_counts = counts(reference)
-    print(f"classes at equilibrium: {reference_counts.tolist()}", file=sys.stderr)
+    reference, reference_log_z = equilibrium(config, model, base, generator)
+    reference_counts = counts(start_at(model, reference))
+    result.add_number("log_z_smc", reference_log_z)
+    print(f"classes at equilibrium: {reference_counts.tolist()}, log Z {reference_log_z:.2f}", file=sys.stderr)
     below = model_at(model, trajectory, ladder[-2])
+    reservoir, _ = equilibrium(config, below, base, generator)
+
     everywhere = from_digit(n * len(ladder))
     samplers: dict[str, tuple[Callable[[], State], int]] = {
         "reservoir": (

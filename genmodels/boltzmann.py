@@ -144,14 +144,14 @@ class Layers:
             inputs = inputs * self._beta
         return inputs + self._sites[layer]
 
-    def draw_at(self, layer: int, field: Tensor, beta: float, generator: torch.Generator | None) -> Tensor:
+    def draw_given(self, layer: int, field: Tensor, generator: torch.Generator | None, *, beta: float = 1.0) -> Tensor:
         """A draw of a layer whose natural parameter is β times `field`."""
         if self._draws_in_one_pass(layer):
             return draw_sites(field, beta, key(generator))
         unit = self.units[layer]
         return unit.draw(beta * field, unit.noise(len(field), field, generator))
 
-    def log_partition_at(self, layer: int, field: Tensor, beta: float) -> Tensor:
+    def log_partition_given(self, layer: int, field: Tensor, *, beta: float = 1.0) -> Tensor:
         """The layer's log-partition at β times `field`, shape (n,), float64, nats."""
         if self._draws_in_one_pass(layer):
             return log_partition(field, beta)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments import rbm_mnist
-from experiments.benchmarks import continuous, pcd_epoch
+from experiments import mixing_rbm, ptt_mnist, rbm_mnist
+from experiments.benchmarks import continuous, pcd_epoch, speed
 from experiments.results import mean_of
 from genmodels.likelihood import Estimate
 
@@ -43,6 +43,19 @@ def test_rbm_mnist_takes_a_finished_run_up(tmp_path: Path) -> None:
     assert first["metrics"]["test_log_likelihood"] == again["metrics"]["test_log_likelihood"]
 
 
+def test_ptt_mnist(tmp_path: Path) -> None:
+    metrics = check_shape(ptt_mnist.main(smoke=True, out=tmp_path / "runs", results=tmp_path))["metrics"]
+    assert metrics["test_log_likelihood_ptt"]["bound"] == metrics["test_log_likelihood_pcd"]["bound"] == "upper"
+    assert (tmp_path / "ptt_mnist.png").is_file()
+
+
+def test_mixing_rbm(tmp_path: Path) -> None:
+    metrics = check_shape(mixing_rbm.main(smoke=True, out=tmp_path / "runs", results=tmp_path))["metrics"]
+    assert metrics["cost_gibbs"]["value"] == 1
+    assert {"sweeps_gibbs", "sweeps_tempering", "sweeps_trajectory", "sweeps_reservoir"} <= set(metrics)
+    assert (tmp_path / "mixing_rbm.png").is_file()
+
+
 def test_pcd_epoch(tmp_path: Path) -> None:
     metrics = check_shape(pcd_epoch.main(smoke=True, results=tmp_path))["metrics"]
     assert metrics["pcd_over_sklearn"]["value"] > 0
@@ -53,6 +66,13 @@ def test_continuous(tmp_path: Path) -> None:
     metrics = check_shape(continuous.main(smoke=True, results=tmp_path))["metrics"]
     assert metrics["banana_ess_per_second_mala_7"]["value"] > 0
     assert (tmp_path / "bench_continuous.png").is_file()
+
+
+def test_speed(tmp_path: Path) -> None:
+    metrics = check_shape(speed.main(smoke=True, results=tmp_path))["metrics"]
+    for name in ("gibbs_over_sklearn", "gibbs_over_products", "ais_over_float32", "pcd_over_sklearn"):
+        assert metrics[name]["value"] > 0
+    assert "gibbs, sklearn" in (tmp_path / "bench_cpu.md").read_text()
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)

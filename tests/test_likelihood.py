@@ -170,7 +170,7 @@ class Told:
     def at(self, beta: float, base: list[Tensor]) -> Told:
         return Told(self._layers.at(beta, base), self._script)
 
-    def draw_at(self, layer: int, field: Tensor, beta: float, generator: torch.Generator) -> Tensor:
+    def draw_given(self, layer: int, field: Tensor, generator: torch.Generator, *, beta: float) -> Tensor:
         return self._tell(layer, beta * field)
 
     def draw(self, layer: int, state: tuple[Tensor, ...], noise: Tensor) -> Tensor:

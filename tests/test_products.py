@@ -112,7 +112,7 @@ RULES = [
 def test_product_takes_slices_where_they_are_right_and_pay(
     precision, binary: bool, native: bool, shape: tuple[int, int], kind: type, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(products, "_has_int8", lambda device: native)
+    monkeypatch.setattr(products, "has_int8", lambda device: native)
     weight = weights(*shape)
     chosen = product(weight, binary=binary, precision=precision)
     assert type(chosen) is kind
@@ -123,7 +123,7 @@ def test_product_takes_slices_where_they_are_right_and_pay(
 
 
 def test_only_a_cpu_has_the_integer_product():
-    assert not products._has_int8(torch.device("cuda"))
+    assert not products.has_int8(torch.device("cuda"))
 
 
 # Uniform numbers

@@ -52,6 +52,7 @@ def exchanged(pair: tuple[str, str], *, forget_checkpoint: bool = False) -> tupl
     """p-values of chains and reservoir after three exchanges and sweeps, and the last acceptance."""
     model, other, frozen, state = equilibrium(pair, 50_000)
     layers, randoms = model.anneal(), generator(5)
+    accept_prob = 0.0
     for _ in range(3):
         swap = propose(model, layers, state, randoms)
         if forget_checkpoint:
@@ -59,7 +60,8 @@ def exchanged(pair: tuple[str, str], *, forget_checkpoint: bool = False) -> tupl
             field = layers.field(1, (torch.where(accept[:, None], swap.partner, state["chains"]),) * 2)
             swap = swap._replace(accept=accept, field=field)
         sweep(layers, frozen, swap, state, randoms)
-    return p_value(model, state["chains"]), p_value(other, state["reservoir"]), float(swap.accept_prob.mean())
+        accept_prob = float(swap.accept_prob.mean())
+    return p_value(model, state["chains"]), p_value(other, state["reservoir"]), accept_prob
 
 
 @in_discrete_pairs
@@ -142,7 +144,7 @@ def test_an_update_that_goes_too_far_is_undone_and_the_rate_halved():
     _, state, _ = objective.step(x, objective.init(x, generator(1)), generator(2))
     before = [p.detach().clone() for p in model.parameters()]
     with torch.no_grad():
-        model.weight += 30
+        model.weight.add_(30)
     loss, state, metrics = objective.step(x, state, generator(3))
     assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
     assert float(state["rate"]) == 0.5

@@ -130,7 +130,9 @@ def worst_z(draws: NDArray[np.float32], target: Target) -> tuple[float, float]:
     centre = target.truth.value[: target.dim]
     means = np.array([np.concatenate([x.mean(0), ((x - centre) ** 2).mean(0)]) for x in groups if len(x)])
     variance = means.var(0, ddof=1) / len(means) + target.truth.std_error**2
-    z = np.abs(means.mean(0) - target.truth.value) / np.sqrt(variance)
+    # Chains that never moved are infinitely far from the truth.
+    with np.errstate(divide="ignore"):
+        z = np.abs(means.mean(0) - target.truth.value) / np.sqrt(variance)
     return float(z.max()), float(students_t.ppf(1 - BIASED / (2 * z.size), len(means) - 1))
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def products(hidden: int, config: Config) -> None:
         _ = x @ w, h @ w.T, x @ w, x.T @ h, x.T @ h
 
 
-def interleaved(works: dict[str, Callable[[], None]], rounds: int, epochs: int) -> dict[str, list[float]]:
+def interleaved(works: Mapping[str, Callable[[], object]], rounds: int, epochs: int) -> dict[str, list[float]]:
     """Seconds an epoch of each work in each round; the first round warms up and is dropped."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds + 1):

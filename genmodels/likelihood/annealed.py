@@ -57,7 +57,7 @@ class MarginalPath:
 
     def start(self, num: int, generator: torch.Generator) -> PathState:
         fields = {i: self._base[i].expand(num, -1) for i in self._even}
-        return self.state(tuple(self._layers.draw_at(i, field, 1.0, generator) for i, field in fields.items()))
+        return self.state(tuple(self._layers.draw_given(i, field, generator) for i, field in fields.items()))
 
     def state(self, even: tuple[Tensor, ...]) -> PathState:
         """The path's state at the given even layers."""
@@ -73,14 +73,15 @@ class MarginalPath:
 
     def log_density(self, state: PathState, beta: float) -> Tensor:
         odd = sum(
-            self._layers.log_partition_at(i, field, beta) for i, field in zip(self._odd, state.odd_fields, strict=True)
+            self._layers.log_partition_given(i, field, beta=beta)
+            for i, field in zip(self._odd, state.odd_fields, strict=True)
         )
         return beta * state.linear + (1 - beta) * state.base_linear + state.reference + odd
 
     def transition(self, state: PathState, beta: float, generator: torch.Generator) -> PathState:
         num = len(state.even[0])
         odd = {
-            i: self._layers.draw_at(i, field, beta, generator)
+            i: self._layers.draw_given(i, field, generator, beta=beta)
             for i, field in zip(self._odd, state.odd_fields, strict=True)
         }
         full, layers = self._full(odd, num), self._layers.at(beta, self._base)

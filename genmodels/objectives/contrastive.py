@@ -117,7 +117,7 @@ def _contrastive(
                 if fast_rate > 0:
                     hidden = _draw(chain_layers, 1, chains, generator)
                 else:
-                    hidden = layers.draw_at(1, phases.field[: len(chains)], 1.0, generator)
+                    hidden = layers.draw_given(1, phases.field[: len(chains)], generator)
                 new |= {"chains": chains, "hidden": hidden}
             if fast_rate > 0:
                 fast = enumerate((*phases.difference.weights, *phases.difference.biases))

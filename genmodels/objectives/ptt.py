@@ -177,7 +177,7 @@ def sweep(layers: Layers, frozen: Frozen, swap: Swap, state: ObjectiveState, gen
     chains, accept, held = state["chains"], swap.accept, state["reservoir_energy"]
     state["reservoir"][swap.slot] = torch.where(accept[:, None], chains, swap.partner).to(state["reservoir"].dtype)
     held[swap.slot] = torch.where(accept, state["chain_energy"], held[swap.slot])
-    hidden = layers.draw_at(1, swap.field, 1.0, generator)
+    hidden = layers.draw_given(1, swap.field, generator)
     chains = layers.draw(0, (chains, hidden), layers.noise(0, len(chains), generator))
     energy = _free_energy(frozen.model, frozen.layers, chains, frozen.layers.field(1, (chains, chains)))
     state |= {"chains": chains, "chain_energy": energy}
@@ -259,7 +259,7 @@ def _log_mean_exp(values: Tensor) -> Tensor:
 
 
 def _free_energy(model: RBM, layers: Layers, x: Tensor, field: Tensor) -> Tensor:
-    visible, hidden = model.visible, layers.log_partition_at(1, field, 1.0)
+    visible, hidden = model.visible, layers.log_partition_given(1, field)
     return -(visible.statistic(x) @ model.visible_bias + visible.log_base(x)).double() - hidden
 
 
