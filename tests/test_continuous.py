@@ -177,7 +177,7 @@ def test_order_of_the_error_in_the_hamiltonian(time: float | None, order: int):
     """Second over a fixed time, third in one step."""
     state = phase(101)
     errors = []
-    for step in (0.02, 0.01, 0.005):
+    for step in (0.01, 0.005, 0.0025):
         end = leapfrog(rough, state, step, METRIC, 1 if time is None else round(time / step))
         errors.append(float((HMC.hamiltonian(end) - HMC.hamiltonian(state)).abs().mean()))
     slopes = [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
@@ -188,10 +188,11 @@ def test_order_of_the_error_in_the_hamiltonian(time: float | None, order: int):
 
 
 def test_mala_accepts_by_the_densities_of_its_proposals():
-    step = torch.linspace(0.1, 0.9, 7, dtype=torch.float64)[:, None]
-    state, fresh = at_point(rough, 0.5 + normals(7, 3)), normals(7, 3, seed=3)
+    num = 101
+    step = torch.linspace(0.02, 0.2, num, dtype=torch.float64)[:, None]
+    state, fresh = at_point(rough, 0.5 + normals(num, 3)), normals(num, 3, seed=3)
     kernel = mala(rough, step, metric=METRIC)
-    new, info = kernel.update(state, (fresh, torch.zeros(7).double()))
+    new, info = kernel.update(state, (fresh, torch.zeros(num).double()))
 
     def log_proposal(to: PointState, source: PointState) -> Tensor:
         mean = source.position - step * METRIC * energy_and_gradient(rough, source.position)[1]
@@ -200,16 +201,17 @@ def test_mala_accepts_by_the_densities_of_its_proposals():
     log_ratio = rough(state.position) - rough(new.position) + log_proposal(state, new) - log_proposal(new, state)
     close(info["accept_prob"], log_ratio.clamp(max=0).exp())
     assert 0 < info["accept_prob"].min() < 0.9
-    old, _ = kernel.update(state, (fresh, torch.ones(7).double()))
+    old, _ = kernel.update(state, (fresh, torch.ones(num).double()))
     close(old.position, state.position)
 
 
 @pytest.mark.parametrize("persistence", [0.0, 0.8])
 def test_hmc_is_the_textbook_in_momenta_with_a_mass(persistence: float):
     """Momenta q = p / √metric of mass 1 / metric: dx = metric q dt, dq = −∇U dt, H = U + qᵀ metric q / 2."""
-    state, fresh, stretch = phase(), normals(7, 3, seed=4), torch.linspace(0, 0.99, 7).double()
-    kernel = hmc(rough, 0.4, 3, jitter=0.3, persistence=persistence, metric=METRIC)
-    step = 0.4 * (0.7 + 0.6 * stretch[:, None])
+    num = 101
+    state, fresh, stretch = phase(num), normals(num, 3, seed=4), torch.linspace(0, 0.99, num).double()
+    kernel = hmc(rough, 0.25, 3, jitter=0.3, persistence=persistence, metric=METRIC)
+    step = 0.25 * (0.7 + 0.6 * stretch[:, None])
     start = (persistence * state.momentum + math.sqrt(1 - persistence**2) * fresh) / METRIC.sqrt()
     x, q = state.position, start
     for _ in range(3):
@@ -219,12 +221,12 @@ def test_hmc_is_the_textbook_in_momenta_with_a_mass(persistence: float):
     before = rough(state.position) + (METRIC * start**2).sum(-1) / 2
     after = rough(x) + (METRIC * q**2).sum(-1) / 2
 
-    new, info = kernel.update(state, (fresh, torch.zeros(7).double(), stretch))
+    new, info = kernel.update(state, (fresh, torch.zeros(num).double(), stretch))
     close(info["accept_prob"], (before - after).clamp(max=0).exp())
     close(new.position, x)
     close(new.momentum, q * METRIC.sqrt())
     assert 0 < info["accept_prob"].min() < 0.9
-    old, _ = kernel.update(state, (fresh, torch.ones(7).double(), stretch))
+    old, _ = kernel.update(state, (fresh, torch.ones(num).double(), stretch))
     close(old.position, state.position)
     close(old.momentum, -start * METRIC.sqrt())
 
@@ -425,8 +427,8 @@ def stationary_covariance(kernel: Kernel, dim: int) -> Tensor:
 
 def test_bias_of_unadjusted_kernels_on_a_gaussian():
     """ULA: Σ = (P − h P G P / 2)⁻¹ for precision P, metric G and step size h. BAOAB: the right Σ of the positions."""
-    root = normals(3, 3, seed=7) + 1.5 * torch.eye(3)
-    precision = root @ root.T
+    root = normals(3, 3, seed=7)
+    precision = root @ root.T + torch.eye(3)
 
     def energy(x: Tensor) -> Tensor:
         return ((x - 0.4) * ((x - 0.4) @ precision)).sum(-1) / 2
@@ -537,7 +539,8 @@ def make(request: pytest.FixtureRequest) -> Make:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_runs_continue_bit_for_bit_in_any_precision(make: Make, dtype: torch.dtype):
     def energy(x: Tensor) -> Tensor:
-        return (x - 0.7).pow(4).sum(-1) / 3
+        # Its curvature is bounded: unadjusted chains diverge on steeper ones, and NaN equals nothing.
+        return (x - 0.7).square().sum(-1) + torch.sin(x).sum(-1)
 
     kernel, start, randoms = make(energy, 0.3, METRIC.to(dtype)), normals(7, 3).to(dtype), generator()
     whole = run(kernel, start, 11, generator=generator())

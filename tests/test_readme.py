@@ -14,7 +14,7 @@ TEXT = (ROOT / "README.md").read_text()
 
 
 def test_the_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    block, *others = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     assert len([line for line in block.splitlines() if line]) <= 20
     monkeypatch.chdir(tmp_path)
     exec(compile(block, "README.md", "exec"), {})
@@ -24,6 +24,8 @@ def test_the_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert promised is not None
     assert float(printed.split()[0]) == pytest.approx(float(promised[1]), abs=1.0)
     assert "exact" in printed
+    for other in others:
+        exec(compile(other, "README.md", "exec"), {})
 
 
 def test_the_capability_table_is_that_of_the_class_headers() -> None:

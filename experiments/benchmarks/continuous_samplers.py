@@ -1,5 +1,8 @@
 """Continuous samplers, this library's and others', behind one call: warm up, then hand out more and more draws."""
 
+# The peers are timed where they are installed.
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import math

@@ -7,6 +7,9 @@ where they are installed (`pip install rbms thrml`).
     python -m experiments.benchmarks.speed
 """
 
+# The peers are timed where they are installed.
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import math
