@@ -40,7 +40,7 @@ def top(name: str) -> str:
 
 @pytest.mark.parametrize("name", sorted(m for m in MODULES if top(m) == "samplers"))
 def test_samplers_import_torch_and_nothing_of_ours(name: str) -> None:
-    allowed = {"torch", "jaxtyping", "samplers"} | set(sys.stdlib_module_names)
+    allowed = {"torch", "jaxtyping", "samplers", "triton"} | set(sys.stdlib_module_names)
     assert {top(imported) for imported in imports(name)} <= allowed
 
 
