@@ -1,6 +1,7 @@
 """The Triton kernels, on a GPU where there is one and in Triton's interpreter elsewhere: `triton_checks.py`, run apart.
 
-Apart, because Triton decides when it is first imported whether it interprets, and without the shape checker, whose wrappers hide a kernel's source from it.
+Apart, because Triton decides when it is first imported whether it interprets, and without the shape checker, whose wrappers
+hide a kernel's helpers from the interpreter.
 """
 
 import os
