@@ -177,13 +177,16 @@ def test_extreme_fields_are_certain():
 @needs_native
 def test_threads_and_the_number_of_chains_change_nothing():
     """Every chain's numbers are its own, so that it does not matter who draws them and with whom."""
-    fused, x, zero = LookupConditional([weights(784, 500)]), bits(2000, 784), torch.zeros(500)
+    fused, x, zero = LookupConditional([weights(784, 500)]), bits(3000, 784), torch.zeros(500)
     alone = fused.draw([x], 1.0, zero, zero, key_of(3))
     assert torch.equal(fused.draw([x[:77]], 1.0, zero, zero, key_of(3)), alone[:77])
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        assert torch.equal(fused.draw([x], 1.0, zero, zero, key_of(3)), alone)
+        for num in (100, 3000):
+            assert torch.equal(fused.draw([x[:num]], 1.0, zero, zero, key_of(3)), alone[:num])
+            field = LookupConditional([weights(784, 17)]).field([x[:num]], BETA, zero[:17], zero[:17])
+            assert within_contract(field, x[:num], weights(784, 17), zero[:17], zero[:17], BETA)
     finally:
         torch.set_num_threads(before)
 

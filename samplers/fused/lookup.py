@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import math
 from collections.abc import Sequence
 
 import torch
@@ -14,8 +13,7 @@ from samplers.fused import native
 from samplers.fused.one_pass import OnePass, check_shape, vector
 
 _INPUTS = 5  # inputs that one table takes; the same number stands in lookup.cpp
-_LANES = 16
-_WORTH_A_THREAD = 1 << 26  # multiplications that a further thread pays for, about half a millisecond
+_WORTH_A_THREAD = 1 << 24  # multiplications that a further thread pays for, about a tenth of a millisecond
 
 
 class _Source(ctypes.Structure):
@@ -112,7 +110,7 @@ class LookupConditional(OnePass):
 
     def _threads(self, num: int) -> int:
         work = num * self._outputs * self._groups * _INPUTS
-        return max(1, min(torch.get_num_threads(), work // _WORTH_A_THREAD, math.ceil(num / _LANES)))
+        return max(1, min(torch.get_num_threads(), work // _WORTH_A_THREAD))
 
 
 @functools.cache
