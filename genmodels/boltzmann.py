@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 
 from genmodels.interface import BlockGibbs, Latents, State
 from genmodels.units import Bernoulli, Unit
-from samplers.fused import Precision, conditional, draw_sites, key, log_partition, product
+from samplers.fused import OnePass, Precision, conditional, product
 
 
 class LayeredBoltzmann(BlockGibbs):
@@ -120,13 +120,14 @@ class Layers:
         return odd_then_even(len(self.units))
 
     def noise(self, layer: int, num: int, generator: torch.Generator | None) -> Tensor:
-        if self._draws_in_one_pass(layer):
-            return key(generator)
+        fused = self._one_pass(layer)
+        if fused is not None:
+            return fused.key(generator)
         return self.units[layer].noise(num, self._biases[layer], generator)
 
     def draw(self, layer: int, state: State, noise: Tensor) -> Tensor:
-        fused = self._fused[layer]
-        if fused is not None and self._draws_in_one_pass(layer):
+        fused = self._one_pass(layer)
+        if fused is not None:
             return fused.draw(*self._arguments(layer, state), noise)
         return self.units[layer].draw(self.field(layer, state), noise)
 
@@ -146,19 +147,22 @@ class Layers:
 
     def draw_given(self, layer: int, field: Tensor, generator: torch.Generator | None, *, beta: float = 1.0) -> Tensor:
         """A draw of a layer whose natural parameter is β times `field`."""
-        if self._draws_in_one_pass(layer):
-            return draw_sites(field, beta, key(generator))
+        fused = self._one_pass(layer)
+        if fused is not None:
+            return fused.draw_sites(field, beta, fused.key(generator))
         unit = self.units[layer]
         return unit.draw(beta * field, unit.noise(len(field), field, generator))
 
     def log_partition_given(self, layer: int, field: Tensor, *, beta: float = 1.0) -> Tensor:
         """The layer's log-partition at β times `field`, shape (n,), float64, nats."""
-        if self._draws_in_one_pass(layer):
-            return log_partition(field, beta)
+        fused = self._one_pass(layer)
+        if fused is not None:
+            return fused.log_partition(field, beta)
         return self.units[layer].log_partition(beta * field).double()
 
-    def _draws_in_one_pass(self, layer: int) -> bool:
-        return self._fused[layer] is not None and isinstance(self.units[layer], Bernoulli)
+    def _one_pass(self, layer: int) -> OnePass | None:
+        """What draws the layer in one pass, if anything does."""
+        return self._fused[layer] if isinstance(self.units[layer], Bernoulli) else None
 
     def _arguments(self, layer: int, state: State) -> tuple[list[Tensor], float | Tensor, Tensor, Tensor]:
         """Of a fused conditional: β (inputs + bias − base) + base."""

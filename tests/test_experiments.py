@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from experiments import mixing_rbm, ptt_mnist, rbm_mnist
-from experiments.benchmarks import continuous, pcd_epoch, speed
+from experiments.benchmarks import continuous, cuda, pcd_epoch, speed
 from experiments.results import mean_of
 from genmodels.likelihood import Estimate
 
@@ -73,6 +74,15 @@ def test_speed(tmp_path: Path) -> None:
     for name in ("gibbs_over_sklearn", "gibbs_over_products", "ais_over_float32", "pcd_over_sklearn"):
         assert metrics[name]["value"] > 0
     assert "gibbs, sklearn" in (tmp_path / "bench_cpu.md").read_text()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_says_that_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cuda.main(smoke=True, results=tmp_path)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count(".") == 1
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)

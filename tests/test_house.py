@@ -11,11 +11,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("samplers", "genmodels", "experiments")
-# Chains on disk are in a documented format; diagnostics and NUTS are those of the field's own libraries, imported when called.
+# Chains on disk are in a documented format; diagnostics, NUTS and GPU kernels need the field's own libraries, imported when called.
 EXTRA = {
     "samplers.storage": {"safetensors"},
     "samplers.diagnostics": {"arviz", "matplotlib"},
     "samplers.nuts": {"pyro"},
+    "samplers.fused.triton_sweep": {"triton"},
 }
 
 

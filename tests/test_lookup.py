@@ -13,7 +13,7 @@ from genmodels.boltzmann import Layers
 from genmodels.likelihood import exact_log_z
 from genmodels.likelihood.annealed import MarginalPath, ais_log_z, raise_log_likelihood, reverse_ais_log_z
 from samplers import gibbs, run
-from samplers.fused import LookupConditional, conditional, draw_sites, key, log_partition, native
+from samplers.fused import LookupConditional, conditional, native
 from samplers.gibbs import update
 
 SIZES = (1, 3, 17, 784, 1000, 2049)
@@ -104,10 +104,19 @@ def test_weights_that_are_not_numbers_do_not_pass_unseen(bad: float):
 # Draws
 
 
+def sites_only() -> LookupConditional:
+    return LookupConditional([torch.zeros(1, 1)])
+
+
+def key(randoms: torch.Generator) -> Tensor:
+    return sites_only().key(randoms)
+
+
 def key_of(seed: int) -> Tensor:
     return torch.tensor([seed], dtype=torch.uint64).view(torch.uint8)
 
 
+@needs_native
 def test_a_key_is_no_noise_of_another_path():
     with pytest.raises(RuntimeError):
         Bernoulli(5).draw(torch.zeros(3, 5), key(generator()))
@@ -168,13 +177,16 @@ def test_extreme_fields_are_certain():
 @needs_native
 def test_threads_and_the_number_of_chains_change_nothing():
     """Every chain's numbers are its own, so that it does not matter who draws them and with whom."""
-    fused, x, zero = LookupConditional([weights(784, 500)]), bits(2000, 784), torch.zeros(500)
+    fused, x, zero = LookupConditional([weights(784, 500)]), bits(3000, 784), torch.zeros(500)
     alone = fused.draw([x], 1.0, zero, zero, key_of(3))
     assert torch.equal(fused.draw([x[:77]], 1.0, zero, zero, key_of(3)), alone[:77])
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        assert torch.equal(fused.draw([x], 1.0, zero, zero, key_of(3)), alone)
+        for num in (100, 3000):
+            assert torch.equal(fused.draw([x[:num]], 1.0, zero, zero, key_of(3)), alone[:num])
+            field = LookupConditional([weights(784, 17)]).field([x[:num]], BETA, zero[:17], zero[:17])
+            assert within_contract(field, x[:num], weights(784, 17), zero[:17], zero[:17], BETA)
     finally:
         torch.set_num_threads(before)
 
@@ -196,10 +208,11 @@ def test_two_threads_may_draw_at_once():
     assert all(torch.equal(found[seed], wanted[seed]) for seed in range(4))
 
 
+@needs_native
 def test_keys_do_not_repeat():
     """In 30,000 draws a repeated 64-bit key has probability 2e-11; half the bits are set, |z| < 5."""
-    randoms = generator()
-    keys = torch.cat([key(randoms) for _ in range(30_000)]).view(torch.int64)
+    randoms, fused = generator(), sites_only()
+    keys = torch.cat([fused.key(randoms) for _ in range(30_000)]).view(torch.int64)
     assert len(keys.unique()) == len(keys)
     for bit in range(64):
         share = float(((keys >> bit) & 1).double().mean())
@@ -247,7 +260,7 @@ def test_chains_follow_the_exact_matrix(pair: tuple[str, str]):
     assert rejected(p_value(single, lookup_layers(single, 1.0), exact))
     cut = lookup_layers(single)
     for fused in cut._fused:
-        assert fused is not None
+        assert isinstance(fused, LookupConditional)
         fused._whole.bitwise_and_(-(2**28))
     assert rejected(p_value(single, cut, exact))
     if isinstance(double.visible, Bernoulli):
@@ -302,14 +315,14 @@ def test_log_partitions_of_sites(size: int):
         [7 * torch.randn(29, size, generator=generator(size)), torch.tensor([[-90.0], [90.0]]).expand(2, size)]
     )
     exact = torch.nn.functional.softplus(0.37 * field.double(), threshold=1e3).sum(1)
-    torch.testing.assert_close(log_partition(field, 0.37), exact, rtol=3e-7, atol=1e-7)
+    torch.testing.assert_close(sites_only().log_partition(field, 0.37), exact, rtol=3e-7, atol=1e-7)
 
 
 @needs_native
 def test_sites_are_decided_by_their_own_numbers():
     """Site j of row r compares word j // 16 mod 4 of the counter (16 (j // 64) + j mod 16, r, 0, 0)."""
     field, beta, seed = 3 * torch.randn(7, 150, generator=generator()), 0.37, 12345678901234567
-    drawn = draw_sites(field, beta, key_of(seed))
+    drawn = sites_only().draw_sites(field, beta, key_of(seed))
     words = [philox((j // 64 * 16 + j % 16, r, 0, 0), seed)[j // 16 % 4] for r in range(7) for j in range(150)]
     rare = (torch.tensor(words, dtype=torch.float64).reshape(7, 150) + 0.5) / 2**32
     probability = torch.sigmoid(-(beta * field.double()).abs())

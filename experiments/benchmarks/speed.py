@@ -119,8 +119,8 @@ def rbms_model(model: RBM):
     """The same machine for rbms."""
     from rbms.bernoulli_bernoulli.classes import BBRBM
 
-    parameters: Any = [p.detach().clone() for p in (model.weight, *model.biases)]
-    return BBRBM(*parameters)
+    weight, visible_bias, hidden_bias = (p.detach().clone() for p in (model.weight, *model.biases))
+    return BBRBM(weight, visible_bias, hidden_bias)
 
 
 def rbms_sweep(model: RBM, start: tuple[Tensor, Tensor]) -> Work:
@@ -149,7 +149,8 @@ def thrml_sweep(model: RBM, num_chains: int) -> Work:
         jnp.array(1.0),
     )
     blocks: list[Any] = [Block(hidden), Block(visible)]
-    program, schedule = IsingSamplingProgram(machine, blocks, []), SamplingSchedule(0, 1, 1)
+    # Its first sample is the state after the warm-up, so that one sweep is one step of warm-up and one sample.
+    program, schedule = IsingSamplingProgram(machine, blocks, []), SamplingSchedule(1, 1, 1)
     start = [jnp.zeros((num_chains, len(block)), dtype=bool) for block in blocks]
     keys = jax.random.split(jax.random.key(0), num_chains)
 

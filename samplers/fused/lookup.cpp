@@ -238,25 +238,26 @@ void write_fields(const __m512 fields[kColumns], float* out, int64_t stride, int
 }
 
 // Rows of 0 and 1 of 16 chains, from one bit mask over the chains for every output.
-void write_states(const uint16_t* drawn, float* out, int64_t outputs, int64_t rows) {
+void write_states(const uint16_t* drawn, float* out, int64_t stride, int64_t rows, int64_t outputs) {
   for (int64_t output = 0; output < outputs; output += kLanes) {
     const __mmask16 valid = leading(outputs - output);
     __m256i columns = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(drawn + output));
     for (int64_t lane = kLanes - 1; lane >= 0; --lane, columns = _mm256_slli_epi16(columns, 1))
       if (lane < rows)
-        _mm512_mask_storeu_ps(out + lane * outputs + output, valid,
+        _mm512_mask_storeu_ps(out + lane * stride + output, valid,
                               _mm512_maskz_mov_ps(_mm256_movepi16_mask(columns), _mm512_set1_ps(1.0f)));
   }
 }
 
+// Some chains, and of the outputs those from `begin` to `end`.
 template <bool kDraw>
-void part(const Job& job, const Key& key, int64_t first, int64_t count, Scratch& scratch) {
-  const int64_t blocks = (count + kLanes - 1) / kLanes, padded = (job.outputs + kLanes - 1) / kLanes * kLanes;
+void part(const Job& job, const Key& key, int64_t first, int64_t count, int64_t begin, int64_t end, Scratch& scratch) {
+  const int64_t blocks = (count + kLanes - 1) / kLanes, padded = (end - begin + kLanes - 1) / kLanes * kLanes;
   scratch.index.resize(blocks * job.groups);
   scratch.sums.resize(blocks * kColumns);
   scratch.drawn.resize(blocks * padded);
   pack(job, first, count, scratch.index.data());
-  for (int64_t output = 0; output < job.outputs; output += kColumns) {
+  for (int64_t output = begin; output < end; output += kColumns) {
     sum_inputs(job, output, blocks, scratch);
     for (int64_t block = 0; block < blocks; ++block) {
       const int64_t chain = first + block * kLanes, rows = std::min<int64_t>(kLanes, job.chains - chain);
@@ -267,7 +268,7 @@ void part(const Job& job, const Key& key, int64_t first, int64_t count, Scratch&
         __m512i words[kColumns];
         random_words(key, chain, output / kColumns, words);
         for (int c = 0; c < kColumns; ++c)
-          scratch.drawn[block * padded + output + c] = decide(fields[c], words[c]);
+          scratch.drawn[block * padded + output - begin + c] = decide(fields[c], words[c]);
       } else {
         const __mmask8 valid = (1u << std::min<int64_t>(kColumns, job.outputs - output)) - 1;
         write_fields(fields, job.out + chain * job.outputs + output, job.outputs, rows, valid);
@@ -276,7 +277,7 @@ void part(const Job& job, const Key& key, int64_t first, int64_t count, Scratch&
   }
   for (int64_t block = 0; kDraw && block < blocks; ++block) {
     const int64_t chain = first + block * kLanes, rows = std::min<int64_t>(kLanes, job.chains - chain);
-    write_states(&scratch.drawn[block * padded], job.out + chain * job.outputs, job.outputs, rows);
+    write_states(&scratch.drawn[block * padded], job.out + chain * job.outputs + begin, job.outputs, rows, end - begin);
   }
 }
 
@@ -284,12 +285,19 @@ template <bool kDraw>
 void run(const Job& job, uint64_t seed, int64_t threads) {
   const Key key = expand(seed);
   const int64_t unit = kLanes * kBlocks, bytes = job.chains * job.groups * 4;
-  const int64_t parts = std::max(threads, (bytes + kPartBytes - 1) / kPartBytes);
+  const int64_t parts = (bytes + kPartBytes - 1) / kPartBytes;
   const int64_t size = ((job.chains + parts - 1) / parts + unit - 1) / unit * unit;
+  // Where chains are few, threads share the outputs rather than build the same tables.
+  const int64_t ranges = parts < threads ? threads : 1;
+  const int64_t width = ((job.outputs + ranges - 1) / ranges + kLanes - 1) / kLanes * kLanes;
   auto work = [&](int64_t worker) {
     static thread_local Scratch scratch;
-    for (int64_t first = worker * size; first < job.chains; first += threads * size)
-      part<kDraw>(job, key, first, std::min(size, job.chains - first), scratch);
+    for (int64_t task = worker; task < parts * ranges; task += threads) {
+      const int64_t first = task / ranges * size, begin = task % ranges * width;
+      if (first < job.chains && begin < job.outputs)
+        part<kDraw>(job, key, first, std::min(size, job.chains - first), begin, std::min(begin + width, job.outputs),
+                    scratch);
+    }
   };
   std::vector<std::thread> others;
   for (int64_t worker = 1; worker < threads; ++worker) others.emplace_back(work, worker);

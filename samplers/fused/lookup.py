@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from samplers.fused import native
+from samplers.fused.one_pass import OnePass, check_shape, vector
 
 _INPUTS = 5  # inputs that one table takes; the same number stands in lookup.cpp
-_LANES = 16
-_WORTH_A_THREAD = 1 << 26  # multiplications that a further thread pays for, about half a millisecond
+_WORTH_A_THREAD = 1 << 24  # multiplications that a further thread pays for, about a tenth of a millisecond
 
 
 class _Source(ctypes.Structure):
@@ -47,15 +45,13 @@ class _Weight(ctypes.Structure):
     )
 
 
-class LookupConditional:
-    """p(s_j = 1 | inputs) = sigmoid(β (Σ_i x_i W_ij + slope_j) + base_j), for inputs x_i in {0, 1} of any layers.
+class LookupConditional(OnePass):
+    """The half-sweep by table look-up, on a CPU.
 
     Five inputs have 32 joint states, so five multiplications and additions become one look-up in a table of 32 sums.
     Weights are rounded to multiples of a power of two, at most R / 2²⁹ for R the largest Σ_i |W_ij| of any output, and
     summed exactly in integers. A sum is therefore off by at most m R / 2³⁰ for m active inputs, and its conversion to
-    float32 by 2⁻²⁴ of its size: no more than a float32 product. A state is 1 with its probability to 2⁻³² and float32's
-    rounding of the sigmoid, by Philox numbers (Salmon et al., 2011) with one 64-bit key a call, counted by chain and
-    output: no number is used twice. States other than 0 count as 1.
+    float32 by 2⁻²⁴ of its size: no more than a float32 product. States other than 0 count as 1.
     """
 
     def __init__(self, weights: Sequence[Tensor]):
@@ -69,13 +65,27 @@ class LookupConditional:
             given, len(weights), self._outputs, self._groups, ctypes.c_void_p(self._whole.data_ptr())
         )
 
-    def field(self, inputs: Sequence[Tensor], beta: float | Tensor, slope: Tensor, base: Tensor) -> Tensor:
-        """β (Σ_i x_i W_ij + slope_j) + base_j, shape (n, h); β is one number or one a chain."""
+    @property
+    def device(self):
+        return self._whole.device
+
+    def field(self, inputs, beta, slope, base):
         return self._run("lookup_field", inputs, beta, slope, base)
 
-    def draw(self, inputs: Sequence[Tensor], beta: float | Tensor, slope: Tensor, base: Tensor, key: Tensor) -> Tensor:
-        """States of the layer, shape (n, h), drawn with the random numbers of a 64-bit `key`."""
-        return self._run("lookup_draw", inputs, beta, slope, base, key.view(torch.uint64).item())
+    def draw(self, inputs, beta, slope, base, key):
+        return self._run("lookup_draw", inputs, beta, slope, base, _seed(key))
+
+    def draw_sites(self, fields, beta, key):
+        fields = fields.contiguous()
+        out = torch.empty_like(fields)
+        _library().draw_sites(fields.data_ptr(), *fields.shape, beta, _seed(key), out.data_ptr())
+        return out
+
+    def log_partition(self, fields, beta):
+        fields = fields.contiguous()
+        out = torch.empty(len(fields), dtype=torch.float64)
+        _library().log_partition(fields.data_ptr(), *fields.shape, beta, out.data_ptr())
+        return out
 
     def _run(self, name: str, inputs: Sequence[Tensor], beta: float | Tensor, slope: Tensor, base: Tensor, *key):
         num = len(inputs[0])
@@ -83,7 +93,7 @@ class LookupConditional:
         if num == 0:
             return out
         rows = [_rows(x, num, size) for x, size in zip(inputs, self._sizes, strict=True)]
-        vectors = [_vector(beta, num), _vector(slope, self._outputs), _vector(base, self._outputs)]
+        vectors = [vector(beta, num, self.device), *(vector(v, self._outputs, self.device) for v in (slope, base))]
         job = _Job(
             (_Source * len(rows))(*[_Source(x.data_ptr(), x.stride(0), x.shape[1]) for x in rows]),
             len(rows),
@@ -91,7 +101,7 @@ class LookupConditional:
             self._outputs,
             self._groups,
             self._step,
-            *[vector.data_ptr() for vector in vectors],
+            *[v.data_ptr() for v in vectors],
             out.data_ptr(),
             num,
         )
@@ -100,28 +110,7 @@ class LookupConditional:
 
     def _threads(self, num: int) -> int:
         work = num * self._outputs * self._groups * _INPUTS
-        return max(1, min(torch.get_num_threads(), work // _WORTH_A_THREAD, math.ceil(num / _LANES)))
-
-
-def draw_sites(fields: Float[Tensor, "n d"], beta: float, key: Tensor) -> Float[Tensor, "n d"]:
-    """States in {0, 1} of independent sites, each 1 with probability sigmoid(β field); exact as `LookupConditional.draw`."""
-    fields = fields.contiguous()
-    out = torch.empty_like(fields)
-    _library().draw_sites(fields.data_ptr(), *fields.shape, beta, key.view(torch.uint64).item(), out.data_ptr())
-    return out
-
-
-def log_partition(fields: Float[Tensor, "n d"], beta: float) -> Float[Tensor, " n"]:
-    """Σ_j log(1 + exp(β field_j)) of each row, float64: terms to float32's precision, their sum in float64."""
-    fields = fields.contiguous()
-    out = torch.empty(len(fields), dtype=torch.float64)
-    _library().log_partition(fields.data_ptr(), *fields.shape, beta, out.data_ptr())
-    return out
-
-
-def key(generator: torch.Generator | None) -> Tensor:
-    """A fresh 64-bit key, shape (8,): bytes, whose shape no layer's noise has, so that one is not taken for the other."""
-    return torch.empty(8, dtype=torch.uint8).random_(generator=generator)
+        return max(1, min(torch.get_num_threads(), work // _WORTH_A_THREAD))
 
 
 @functools.cache
@@ -146,16 +135,10 @@ def _num_groups(size: int) -> int:
 
 def _rows(x: Tensor, num: int, size: int) -> Tensor:
     """`x` as float32 rows whose entries are neighbours in memory."""
-    if x.shape != (num, size):
-        raise ValueError(
-            f"States of shape {tuple(x.shape)} do not fit {num} chains of {size} inputs; check the layers."
-        )
+    check_shape(x, num, size)
     x = x.to(torch.float32)
     return x if x.stride(1) == 1 or size == 1 else x.contiguous()
 
 
-def _vector(value: float | Tensor, size: int) -> Tensor:
-    """A float32 vector of the given size in memory, from a number or a tensor of one or `size` numbers."""
-    if not isinstance(value, Tensor):
-        return torch.full((size,), value)
-    return value.detach().to(torch.float32).flatten().expand(size).contiguous()
+def _seed(key: Tensor) -> int:
+    return key.view(torch.uint64).item()  # pyright: ignore[reportReturnType]

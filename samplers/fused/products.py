@@ -7,20 +7,16 @@ two int8 slices relative to its largest entry, 15 to 16 bits in all, and both pr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from samplers.fused import native
-from samplers.fused.lookup import LookupConditional
-
-Precision = Literal["auto", "float32", "sliced", "lookup"]
+Precision = Literal["auto", "float32", "sliced", "lookup", "triton"]
 
 _LEVELS = 127 * 256
-_SMALLEST = 1 << 16  # below this many weights the preparation costs more than it saves
+SMALLEST = 1 << 16  # below this many weights the preparation costs more than it saves
 
 
 class Product(ABC):
@@ -67,6 +63,10 @@ class SlicedProduct(Product):
         self._scale = largest / _LEVELS
         self._dtype = weight.dtype
 
+    def slices(self) -> tuple[Tensor, Tensor]:
+        """The high and the low slice, shape (2, d, h), and the size of a low step: W ≈ step · (256 · high + low)."""
+        return torch.stack(self._both.chunk(2, 1)), self._scale
+
     def up(self, x):
         high, low = torch._int_mm(x.to(torch.int8), self._both).chunk(2, 1)
         return self._combine(high, low)
@@ -86,9 +86,9 @@ def product(weight: Float[Tensor, "d h"], *, binary: bool, precision: Precision 
     "auto" takes the int8 slices for float32 weights where the processor multiplies int8 natively and the matrix is large
     enough to gain.
     """
-    if precision in ("float32", "lookup") or not binary:
+    if precision in ("float32", "lookup", "triton") or not binary:
         return DenseProduct(weight)
-    large = weight.dtype == torch.float32 and weight.numel() >= _SMALLEST
+    large = weight.dtype == torch.float32 and weight.numel() >= SMALLEST
     if precision == "sliced" or (large and has_int8(weight.device)):
         return SlicedProduct(weight)
     return DenseProduct(weight)
@@ -97,17 +97,3 @@ def product(weight: Float[Tensor, "d h"], *, binary: bool, precision: Precision 
 def has_int8(device: torch.device) -> bool:
     """Whether products of int8 matrices run natively and accumulate in int32."""
     return device.type == "cpu" and torch.cpu._is_vnni_supported()
-
-
-def conditional(weights: Sequence[Tensor], *, binary: bool, precision: Precision = "auto") -> LookupConditional | None:
-    """The one-pass conditional of a layer whose inputs are all 0 or 1 (`binary`), as accurate as float32 products.
-
-    "auto" takes it for large float32 weights on a CPU with AVX-512 and a C++ compiler, "lookup" for any size; None means
-    that `product` is the way.
-    """
-    on_cpu = all(weight.dtype == torch.float32 and weight.device.type == "cpu" for weight in weights)
-    large = sum(weight.numel() for weight in weights) >= _SMALLEST
-    wanted = precision == "lookup" or (precision == "auto" and large)
-    if not (wanted and binary and on_cpu) or native.library() is None:
-        return None
-    return LookupConditional(weights)
