@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("samplers", "genmodels", "experiments")
-# Chains on disk are in a documented format; diagnostics, NUTS and GPU kernels need the field's own libraries, imported when called.
+# A documented format on disk, and the field's own libraries for diagnostics, NUTS and GPU kernels, imported when called.
 EXTRA = {
     "samplers.storage": {"safetensors"},
     "samplers.diagnostics": {"arviz", "matplotlib"},
