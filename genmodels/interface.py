@@ -34,6 +34,42 @@ class JointEnergy(Capability):
         """E(x, z) = −log p̃(x, z), nats, not normalised."""
 
 
+class JointDensity(JointEnergy):
+    """A normalised joint density: log Z = 0."""
+
+    @abstractmethod
+    def log_joint(self, x: Float[Tensor, "n d"], z: Latents) -> Float[Tensor, " n"]:
+        """log p(x, z), nats."""
+
+    def energy(self, x: Float[Tensor, "n d"], z: Latents) -> Float[Tensor, " n"]:
+        return -self.log_joint(x, z)
+
+
+class Ancestral(Capability):
+    """Independent exact draws, top down."""
+
+    @abstractmethod
+    def sample(self, num: int, *, generator: torch.Generator | None = None) -> State:
+        """`num` independent draws of all layers, the observed one first."""
+
+    @abstractmethod
+    def observed_mean(self, z: Latents) -> Float[Tensor, "n d"]:
+        """E[x | z]: the same picture as a draw of x, with less noise."""
+
+
+class Recognition(Capability):
+    """Draws from a distribution q(z | x) of known density: an encoder, and a proposal for estimators."""
+
+    @abstractmethod
+    def recognise(
+        self, x: Float[Tensor, "n d"], *, generator: torch.Generator | None = None
+    ) -> tuple[Latents, Float[Tensor, " n"]]:
+        """One draw z ~ q(z | x) per row, and log q(z | x), nats.
+
+        Both are differentiable in q's parameters where the latents are continuous (reparametrised draws).
+        """
+
+
 class FreeEnergy(Capability):
     """−log Σ_z p̃(x, z): the latents summed out exactly."""
 
