@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 
 from genmodels import interface
-from genmodels.runs import MODELS
+from genmodels.families import FAMILIES
 
 
 def all_capabilities() -> list[str]:
@@ -20,7 +20,7 @@ def all_capabilities() -> list[str]:
 
 def capability_table() -> str:
     """A Markdown table: one row a model, one column a capability that some model has."""
-    has = {kind.build.__name__: interface.capabilities(kind.build) for kind in MODELS.values()}
+    has = {family.model.__name__: interface.capabilities(family.model) for family in FAMILIES.values()}
     columns = [c for c in all_capabilities() if any(c in names for names in has.values())]
     lines = [f"| model | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for name, names in has.items():

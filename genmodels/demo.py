@@ -22,7 +22,8 @@ from genmodels.monitor import MonitorOptions
 from genmodels.pictures import write_estimates, write_pictures
 from genmodels.progress import bar, training_bar
 from genmodels.rbm import RBM
-from genmodels.runs import RUN_FILES, RunConfig, load_model, refuse_occupied, start
+from genmodels.run_config import RunConfig
+from genmodels.runs import RUN_FILES, load_model, refuse_occupied, start
 from genmodels.settings import Settings
 from genmodels.tables import print_estimates
 from genmodels.units import Bernoulli

@@ -1,4 +1,4 @@
-"""Runs: a configuration, a folder that holds everything a training leaves behind, and how to take one up.
+"""Runs: folders that hold everything a training leaves behind, and how to take one up.
 
 A run folder holds `checkpoint.safetensors` (everything that is needed, the configuration too), `metrics.jsonl`,
 `config.json` (the configuration again, for people) and pictures.
@@ -7,88 +7,32 @@ A run folder holds `checkpoint.safetensors` (everything that is needed, the conf
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from genmodels import data as data_sets
 from genmodels.checkpoint import load_checkpoint, write_atomically
 from genmodels.data import DataSet
 from genmodels.errors import BadInput
+from genmodels.families import FAMILIES
 from genmodels.fit import CHECKPOINT, METRICS, ShowProgress, fit
-from genmodels.monitor import MonitorOptions, monitor, tensorboard
+from genmodels.monitor import monitor, tensorboard
 from genmodels.objectives import Objective, Penalty, cd, fpcd, pcd, ptt
-from genmodels.rbm import RBM
-from genmodels.settings import Settings
+from genmodels.run_config import RunConfig
 from genmodels.training_state import part
 
 CONFIG = "config.json"
 LIKELIHOOD = "likelihood.json"
-PICTURES = ("samples.png", "filters.png", "curves.png", "film_strip.png", "likelihood.png")
+PICTURES = ("samples.png", "filters.png", "film_strip.png", "curves.png", "likelihood.png")
 RUN_FILES = (CHECKPOINT, CONFIG, METRICS, LIKELIHOOD, *PICTURES)
 
 
-class ModelKind(NamedTuple):
-    """A model that runs can be made of."""
-
-    build: type[Any]
-    """The class; its `from_config` builds it."""
-    initialise: Callable[[Any, Tensor], None]
-    """initialise(model, x): what is set from the training data before the first step."""
-
-
-MODELS: dict[str, ModelKind] = {"rbm": ModelKind(RBM, RBM.initialise_from_data)}
 OBJECTIVES: dict[str, Callable[..., Objective]] = {"cd": cd, "pcd": pcd, "fpcd": fpcd, "ptt": ptt}
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """Everything that decides a run: on a CPU, the same configuration gives the same bits."""
-
-    model: str
-    """A name in MODELS."""
-    model_options: dict[str, Any]
-    """What the model's `from_config` takes."""
-    data: str
-    """A named data set, or the path of a user's own."""
-    key: str | None = None
-    """Which array of an .npz or .mat file to use."""
-    objective: str = "pcd"
-    """A name in OBJECTIVES."""
-    objective_options: dict[str, Any] = field(default_factory=dict)
-    settings: Settings = field(default_factory=Settings)
-    monitor: MonitorOptions = field(default_factory=MonitorOptions)
-    image_shape: tuple[int, int] | None = None
-    """Height and width of an example; `start` takes it from the data."""
-
-    def __post_init__(self) -> None:
-        for name, known in ((self.model, MODELS), (self.objective, OBJECTIVES)):
-            if name not in known:
-                raise BadInput(f"There is nothing called {name!r} here: choose one of {', '.join(known)}.")
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON gives it back."""
-        return json.loads(json.dumps(asdict(self)))
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
-        """Undo `to_dict`."""
-        try:
-            shape = values["image_shape"]
-            parts = {
-                "settings": Settings(**values["settings"]),
-                "monitor": MonitorOptions(**values["monitor"]),
-                "image_shape": None if shape is None else (shape[0], shape[1]),
-            }
-            return cls(**{**values, **parts})
-        except (TypeError, KeyError) as error:
-            raise BadInput(
-                f"This is no configuration of a run ({error}): give a run that `genmodels train` made."
-            ) from error
 
 
 def start(
@@ -147,7 +91,7 @@ def build_model(config: RunConfig) -> Any:
     """The model as the run's seed initialises it; the global random numbers stay as they are."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.settings.seed)
-        return MODELS[config.model].build.from_config(config.model_options)
+        return FAMILIES[_known(config.model, FAMILIES)].model.from_config(config.model_options)
 
 
 def build_objective(config: RunConfig, model: nn.Module) -> Objective:
@@ -155,14 +99,14 @@ def build_objective(config: RunConfig, model: nn.Module) -> Objective:
     options = dict(config.objective_options)
     if "penalty" in options:
         options["penalty"] = Penalty(**options["penalty"])
-    return OBJECTIVES[config.objective](model, **options)
+    return OBJECTIVES[_known(config.objective, OBJECTIVES)](model, **options)
 
 
 def _train(config: RunConfig, data: DataSet, out: Path, progress: ShowProgress | None) -> nn.Module:
     settings = config.settings
     model = build_model(config)
     if not (out / CHECKPOINT).exists():
-        MODELS[config.model].initialise(model, data.train.fixed(settings.seed))
+        FAMILIES[config.model].initialise(model, data.train.fixed(settings.seed))
     callbacks = [monitor(data, epochs=settings.epochs, seed=settings.seed, options=config.monitor)]
     if config.monitor.tensorboard:
         callbacks.append(tensorboard(out / "tensorboard"))
@@ -182,3 +126,10 @@ def _train(config: RunConfig, data: DataSet, out: Path, progress: ShowProgress |
 def _lasting_name(name_or_path: str) -> str:
     """The name, or the path such that it holds from any working directory."""
     return name_or_path if name_or_path in data_sets.names() else str(Path(name_or_path).expanduser().resolve())
+
+
+def _known(name: str, names: Iterable[str]) -> str:
+    """The name, if it is one of `names`."""
+    if name not in names:
+        raise BadInput(f"There is nothing called {name!r} here: choose one of {', '.join(names)}.")
+    return name

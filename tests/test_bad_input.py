@@ -21,7 +21,8 @@ from genmodels.interface import default_generator
 from genmodels.likelihood import log_likelihood
 from genmodels.monitor import MonitorOptions
 from genmodels.objectives import pcd
-from genmodels.runs import RUN_FILES, RunConfig, load_model, resume, start
+from genmodels.run_config import RunConfig
+from genmodels.runs import RUN_FILES, load_model, resume, start
 
 TINY = RunConfig(
     model="rbm",

@@ -11,24 +11,26 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from genmodels import Bernoulli, Categorical, Gaussian, demo, pictures
+from genmodels import Bernoulli, Categorical, Gaussian, demo
 from genmodels.chains import film, half_to_fill, independent_start, run_chains, start_at
 from genmodels.cli import main
 from genmodels.data import load, names
+from genmodels.families import boltzmann
 from genmodels.interface import default_generator
 from genmodels.likelihood import log_likelihood
 from genmodels.rbm import RBM
-from genmodels.runs import RunConfig, load_model, resume, start
+from genmodels.run_config import RunConfig
+from genmodels.runs import load_model, resume, start
 from genmodels.settings import Settings
 
-PICTURES = ["samples.png", "filters.png", "curves.png", "film_strip.png"]
+PICTURES = ("samples.png", "filters.png", "film_strip.png", "curves.png")
 SHORT = ["--epochs", "3", "--hidden", "4", "--ais-every", "2", "--device", "cpu"]
 
 
 @pytest.fixture(autouse=True)
 def short_chains(monkeypatch) -> None:
-    monkeypatch.setattr(pictures, "NUM_STEPS", 5)
-    monkeypatch.setattr(pictures, "FILM_STEPS", (0, 1, 3))
+    monkeypatch.setattr(boltzmann, "NUM_STEPS", 5)
+    monkeypatch.setattr(boltzmann, "FILM_STEPS", (0, 1, 3))
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def no_pictures(monkeypatch) -> None:
 def run(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "rbm"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pictures, "NUM_STEPS", 5)
+        patch.setattr(boltzmann, "NUM_STEPS", 5)
         assert main(["train", "rbm", "--data", "bars-and-stripes", "--out", str(out), *SHORT]) == 0
     return out
 

@@ -18,7 +18,8 @@ from genmodels.checkpoint import load_checkpoint
 from genmodels.cli import main
 from genmodels.fit import CHECKPOINT, METRICS
 from genmodels.metrics import MetricsFile
-from genmodels.runs import CONFIG, RunConfig, load_model, resume, start
+from genmodels.run_config import RunConfig
+from genmodels.runs import CONFIG, load_model, resume, start
 
 FLAGS = "--data bars-and-stripes --hidden 5 --epochs 150 --batch-size 5 --ais-every 0 --device cpu"
 TRAIN = ["train", "rbm", *FLAGS.split()]

@@ -24,7 +24,8 @@ import tyro
 from genmodels.fit import CHECKPOINT
 from genmodels.monitor import MonitorOptions
 from genmodels.rbm import RBM
-from genmodels.runs import CONFIG, RunConfig, resume, start
+from genmodels.run_config import RunConfig
+from genmodels.runs import CONFIG, resume, start
 from genmodels.settings import Settings
 from genmodels.units import Bernoulli
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import torch
 
 from genmodels.data import DataSet, load
 from genmodels.device import choose_device
 from genmodels.errors import BadInput
+from genmodels.families import FAMILIES
 from genmodels.flags import Evaluate
-from genmodels.interface import check_width, default_generator
-from genmodels.likelihood import LikelihoodReport, log_likelihood
+from genmodels.interface import default_generator
+from genmodels.likelihood import LikelihoodReport
 from genmodels.pictures import write_estimates
-from genmodels.progress import bar
-from genmodels.rbm import RBM
+from genmodels.run_config import RunConfig
 from genmodels.runs import load_model
 from genmodels.tables import print_estimates
 
@@ -23,7 +24,7 @@ def run(flags: Evaluate) -> None:
     """Print the likelihood, and keep it in the run's folder for `genmodels plot`."""
     model, config = load_model(flags.path)
     data = load(config.data, key=config.key) if flags.data is None else load(flags.data, key=flags.key)
-    report = _report(flags, model, data)
+    report = _report(flags, model, config, data)
     result = {"model": config.model, "data": data.name, "split": flags.split, **report.to_dict()}
     if flags.json:
         print(json.dumps(result))
@@ -32,31 +33,19 @@ def run(flags: Evaluate) -> None:
     write_estimates(flags.path if flags.path.is_dir() else flags.path.parent, report.rows(), result)
 
 
-def _report(flags: Evaluate, model: RBM, data: DataSet) -> LikelihoodReport:
+def _report(flags: Evaluate, model: Any, config: RunConfig, data: DataSet) -> LikelihoodReport:
     if flags.num_examples is not None and flags.num_examples < 1:
         raise BadInput(f"--num-examples must be at least 1, not {flags.num_examples}.")
     device = choose_device(flags.device)
     x = data.split(flags.split).fixed()
     # Some published files are sorted by class, so a part of the rows must be a random one.
     x = x[torch.randperm(len(x), generator=default_generator(0))[: flags.num_examples]].to(device)
-    check_width(x, model.visible.size, data.name)
-    return log_likelihood(
-        model.to(device),
-        x,
-        method=flags.method,
-        base=data.train.fixed().to(device),
-        num_chains=flags.num_chains,
-        num_temperatures=flags.num_temperatures,
-        schedule=flags.schedule,
-        num_steps=flags.num_steps,
-        generator=default_generator(flags.seed, device),
-        progress=bar,
-    )
+    return FAMILIES[config.model].evaluate(model.to(device), x, data, flags)
 
 
 def _print_report(title: str, report: LikelihoodReport) -> None:
     print_estimates(title, {**report.rows(), "log Z": report.log_z})
-    if report.lower is not None:
+    if report.lower is not None and report.upper is not None:
         print(f"The bracket, upper minus lower side, is {report.bracket_width:.3f} nats wide.")
     for warning in report.warnings:
         print(f"Beware: {warning}")

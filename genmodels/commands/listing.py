@@ -9,16 +9,16 @@ from typing import Any, get_type_hints
 
 import samplers
 from genmodels import data, likelihood, objectives
+from genmodels.families import FAMILIES
 from genmodels.flags import List
 from genmodels.interface import capabilities
 from genmodels.likelihood import Estimate, LikelihoodReport
-from genmodels.runs import MODELS
 
 
 def run(flags: List) -> None:
     """Print everything by kind, read from the code itself."""
     here = {True: "here", False: "not here"}
-    _show("Models", {name: ", ".join(capabilities(kind.build)) for name, kind in MODELS.items()})
+    _show("Models", {name: ", ".join(capabilities(family.model)) for name, family in FAMILIES.items()})
     _show("Objectives", dict(_returning(objectives, objectives.Objective)))
     _show("Samplers", dict(_returning(samplers, samplers.Kernel)))
     _show("Estimators", dict(_returning(likelihood, Estimate, LikelihoodReport)))

@@ -33,7 +33,8 @@ RAISE_CHAINS = 4
 class LikelihoodReport:
     """Mean log-likelihood of a data set, nats per example: the estimate, and the bracket around the truth.
 
-    `lower` and `upper` bound the exact value from both sides, each in expectation; both are None where it is exact.
+    `lower` and `upper` bound the exact value from both sides, each in expectation; both are None where it is exact, one
+    is None where nothing bounds the value from that side.
     """
 
     log_likelihood: Estimate
@@ -47,14 +48,14 @@ class LikelihoodReport:
 
     @property
     def bracket_width(self) -> float:
-        """Upper minus lower, nats; 0 where the value is exact."""
+        """Upper minus lower, nats; 0 where the value is exact or has one side only."""
         return 0.0 if self.lower is None or self.upper is None else self.upper.value - self.lower.value
 
     def rows(self) -> dict[str, Estimate]:
-        """The estimates under the names a reader knows them by: the exact value, or both sides of the bracket."""
-        if self.lower is None or self.upper is None:
-            return {"value": self.log_likelihood}
-        return {"upper side": self.upper, "lower side": self.lower}
+        """The estimates under the names a reader knows them by: the value, or the sides of the bracket that there are."""
+        sides = {"upper side": self.upper, "lower side": self.lower}
+        known = {name: side for name, side in sides.items() if side is not None}
+        return known or {"value": self.log_likelihood}
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

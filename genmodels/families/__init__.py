@@ -1,0 +1,8 @@
+"""The families of models that runs can be made of."""
+
+from genmodels.families.family import Drawn, Family
+from genmodels.families.rbm import RBM_FAMILY
+
+FAMILIES: dict[str, Family] = {family.name: family for family in (RBM_FAMILY,)}
+
+__all__ = ["FAMILIES", "Drawn", "Family"]

@@ -1,0 +1,108 @@
+"""The flags of the command line, one dataclass a verb and one a model to train; light, so that help is quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg, subcommand
+
+from genmodels.flags.common import Off, OptionalInt, OptionalPath, OptionalText
+from genmodels.flags.rbm import TrainRbm
+
+Half = Literal["upper", "lower", "left", "right"]
+Run = Annotated[Positional[Path], arg(metavar="RUN")]
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """The model of the run that --resume names."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a model, or go on with a run."""
+
+    model: Annotated[TrainRbm, subcommand("rbm")] | Annotated[StoredModel, subcommand("stored")] = StoredModel()
+    resume: Annotated[Path | None, arg(metavar="RUN", help_behavior_hint="")] = None
+    """Go on with the run in this folder, from its last checkpoint to its end."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Draw from a trained model: independently where it can, else where its Markov chains end."""
+
+    path: Run
+    """The run: its folder, or its checkpoint file."""
+    num: int = 100
+    """Number of draws or chains."""
+    num_steps: int = 1000
+    """Steps of each chain (Gibbs sweeps of a Boltzmann machine), where draws need one."""
+    out: Path = Path("samples.png")
+    """The picture (.png, .pdf or .svg); it shows the mean of each pixel in the last sweep, which has less noise."""
+    save: OptionalPath = None
+    """Write the drawn states and their means to this .npz file too."""
+    from_data: Off = False
+    """Start at rows of the data; otherwise at independent draws of the visible biases."""
+    inpaint: Annotated[Half | None, arg(metavar="{upper,lower,left,right}", help_behavior_hint="")] = None
+    """The half of each image to fill in; the other half is held at rows of the data."""
+    split: Literal["train", "valid", "test"] = "test"
+    """The rows to start at or to fill in."""
+    seed: int = 0
+    """Seed of the chains."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 (and so on) or mps."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Estimate the mean log-likelihood of data, with its error and both sides of the bracket."""
+
+    path: Run
+    """The run: its folder, or its checkpoint file."""
+    data: OptionalText = None
+    """Data set, by name or path; by default the run's own."""
+    key: OptionalText = None
+    """Which array of your own .npz or .mat file to use."""
+    split: Literal["train", "valid", "test"] = "test"
+    """The rows whose likelihood is wanted."""
+    num_examples: OptionalInt = None
+    """Use only the first so many rows."""
+    method: Literal["auto", "exact", "ais", "raise", "elbo", "iwae"] = "auto"
+    """Boltzmann machines: enumerate the smaller side (exact), bracket log Z by AIS and its reverse (ais) or by AIS and
+    RAISE (raise). Models with a recognition distribution: the variational bound (elbo), its importance-weighted
+    tightening (iwae), or annealing over the latents (ais)."""
+    num_samples: int = 1000
+    """Draws of the latents per example, for elbo and iwae."""
+    num_chains: int = 100
+    """Annealing chains."""
+    num_temperatures: int = 14_500
+    """Intermediate temperatures: the bias of annealing falls with their number."""
+    schedule: Literal["salakhutdinov-murray", "uniform"] = "salakhutdinov-murray"
+    """How the temperatures are spaced."""
+    num_steps: int = 1
+    """Gibbs sweeps per temperature."""
+    seed: int = 0
+    """Seed of the annealing chains."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 (and so on) or mps."""
+    json: Off = False
+    """Print one JSON object instead of the table, and nothing else, to standard output."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Draw a run's samples, filters, training curves, chains and stored likelihoods, and print the paths."""
+
+    path: Run
+    """Folder of the run."""
+    seed: int = 0
+    """Seed of the chains."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 (and so on) or mps."""
+
+
+@dataclass(frozen=True)
+class List:
+    """List models with their capabilities, objectives, samplers, estimators, and data sets and whether they are here."""
