@@ -7,10 +7,18 @@ if TYPE_CHECKING:
     from genmodels.errors import BadInput
     from genmodels.rbm import RBM
     from genmodels.units import Bernoulli, Categorical, Gaussian
+    from genmodels.vae import VAE
 
-__all__ = ["RBM", "BadInput", "Bernoulli", "Categorical", "Gaussian"]
+__all__ = ["RBM", "VAE", "BadInput", "Bernoulli", "Categorical", "Gaussian"]
 
-_HOMES = {"BadInput": "errors", "RBM": "rbm", "Bernoulli": "units", "Categorical": "units", "Gaussian": "units"}
+_HOMES = {
+    "BadInput": "errors",
+    "RBM": "rbm",
+    "VAE": "vae",
+    "Bernoulli": "units",
+    "Categorical": "units",
+    "Gaussian": "units",
+}
 
 
 def __getattr__(name: str) -> Any:

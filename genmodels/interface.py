@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -67,6 +67,79 @@ class Recognition(Capability):
         """One draw z ~ q(z | x) per row, and log q(z | x), nats.
 
         Both are differentiable in q's parameters where the latents are continuous (reparametrised draws).
+        """
+
+
+@runtime_checkable
+class Code(Protocol):
+    """A distribution over the latents of n rows, of known density: a proposal, a prior, a start of annealing."""
+
+    def draw(self, generator: torch.Generator | None) -> Latents:
+        """One draw per row; for continuous latents reparametrised, so differentiable in the distribution's parameters."""
+        ...
+
+    def log_prob(self, z: Latents) -> Float[Tensor, " n"]:
+        """Log-density at z, one a row, nats; differentiable in z where the latents are continuous."""
+        ...
+
+    def repeat(self, num: int) -> Code:
+        """The same for `num` copies of all rows, one copy after the other, as `x.repeat(num, 1)`."""
+        ...
+
+
+class Encoder(Recognition):
+    """A recognition whose density can be evaluated anywhere, not only at its own draws."""
+
+    @abstractmethod
+    def encode(self, x: Float[Tensor, "n d"]) -> Code:
+        """q(z | x)."""
+
+    def recognise(
+        self, x: Float[Tensor, "n d"], *, generator: torch.Generator | None = None
+    ) -> tuple[Latents, Float[Tensor, " n"]]:
+        code = self.encode(x)
+        z = code.draw(generator)
+        return z, code.log_prob(z)
+
+
+class TopDown(JointDensity, Ancestral):
+    """p(x, z) = p(z) p(x | z), where p(z) can be drawn and evaluated and x is a layer of units given z."""
+
+    observed: Unit
+    """The observed layer."""
+
+    @abstractmethod
+    def prior(self, num: int) -> Code:
+        """p(z), for `num` rows."""
+
+    @abstractmethod
+    def decode(self, z: Latents) -> Float[Tensor, "n d"]:
+        """The field of the observed layer given z."""
+
+    def log_joint(self, x: Float[Tensor, "n d"], z: Latents) -> Float[Tensor, " n"]:
+        return self.prior(len(x)).log_prob(z) + self.observed.log_prob(self.decode(z), x)
+
+    def observed_mean(self, z: Latents) -> Float[Tensor, "n d"]:
+        return self.observed.mean(self.decode(z))
+
+    @torch.no_grad()
+    def sample(self, num: int, *, generator: torch.Generator | None = None) -> State:
+        z = self.prior(num).draw(generator)
+        field = self.decode(z)
+        return self.observed.draw(field, self.observed.noise(num, field, generator)), *z
+
+
+class RateDistortion(Capability):
+    """A bound that falls into what the reconstruction costs and what the code costs."""
+
+    @abstractmethod
+    def rate_distortion(
+        self, x: Float[Tensor, "n d"], generator: torch.Generator | None
+    ) -> tuple[Float[Tensor, " n"], tuple[Tensor, ...]]:
+        """Distortion −log p(x | z) at one draw of q(z | x), shape (n,), and the rate of each layer in groups, (n, groups).
+
+        A rate is log q − log p of a group of latents, in closed form where there is one and else at the draw, so that
+        distortion plus all rates is an unbiased estimate of −ELBO, nats.
         """
 
 

@@ -91,6 +91,10 @@ class Unit(nn.Module, ABC):
         """Log of the reference measure, summed over the sites, in nats."""
         return state.new_zeros(state.shape[:-1])
 
+    def log_prob(self, field: Float[Tensor, "*n d"], state: Float[Tensor, "*n d"]) -> Float[Tensor, "*n"]:
+        """log p(s | field), summed over the sites, in nats; exact."""
+        return (field * self.statistic(state)).sum(-1) + self.log_base(state) - self.log_partition(field)
+
     def states(self, index: Tensor) -> Float[Tensor, "n d"]:
         """The joint states with the given numbers, 0 ≤ index < num_states."""
         raise BadInput(f"{type(self).__name__} units are continuous: their states cannot be enumerated.")
@@ -169,6 +173,11 @@ class Gaussian(Unit):
     def log_partition(self, field):
         normaliser = 0.5 * (math.log(2 * math.pi) + self.log_variance).sum()
         return 0.5 * (field.square() * torch.exp(-self.log_variance)).sum(-1) + normaliser
+
+    def log_prob(self, field, state):
+        # The square of the difference, where the difference of squares would lose all digits at small variances.
+        normaliser = 0.5 * (math.log(2 * math.pi) + self.log_variance).sum()
+        return -0.5 * ((state - field).square() * torch.exp(-self.log_variance)).sum(-1) - normaliser
 
     def mean(self, field):
         return field

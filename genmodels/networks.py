@@ -1,0 +1,96 @@
+"""Small networks, built from plain numbers so that a configuration can hold them, and the normal layers they make."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from genmodels.errors import BadInput
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "softplus": nn.Softplus,
+    "silu": nn.SiLU,
+}
+
+
+class MLP(nn.Sequential):
+    """Linear layers of the given sizes with an activation between them; the output is linear.
+
+    Weights start uniform with the variance 2 / (inputs + outputs) of Glorot and Bengio (2010), biases at 0.
+
+    >>> MLP((5, 3, 2))(torch.zeros(7, 5)).shape
+    torch.Size([7, 2])
+    """
+
+    def __init__(self, sizes: Sequence[int], activation: str = "tanh", *, generator: torch.Generator | None = None):
+        if activation not in ACTIVATIONS:
+            raise BadInput(f"There is no activation {activation!r}: choose {', '.join(ACTIVATIONS)}.")
+        if len(sizes) < 2 or min(sizes) < 1:
+            raise BadInput(f"A network needs an input and an output of at least one unit each, not sizes {tuple(sizes)}.")
+        layers: list[nn.Module] = []
+        for below, above in pairwise(sizes):
+            linear = nn.Linear(below, above)
+            nn.init.xavier_uniform_(linear.weight, generator=generator)
+            nn.init.zeros_(linear.bias)
+            layers += [linear, ACTIVATIONS[activation]()]
+        super().__init__(*layers[:-1])
+
+    @property
+    def output_bias(self) -> nn.Parameter:
+        """The bias of the last layer."""
+        last = self[-1]
+        assert isinstance(last, nn.Linear)
+        return last.bias
+
+
+class DiagonalNormal(NamedTuple):
+    """N(mean, exp(2 log_std)), independent coordinates."""
+
+    mean: Float[Tensor, "n d"]
+    log_std: Float[Tensor, "n d"]
+
+    def draw(self, generator: torch.Generator | None) -> Float[Tensor, "n d"]:
+        """One reparametrised draw per row."""
+        mean = self.mean
+        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        return mean + self.log_std.exp() * noise
+
+    def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Log-density of each coordinate, nats."""
+        standard = (z - self.mean) * torch.exp(-self.log_std)
+        return -0.5 * (standard.square() + math.log(2 * math.pi)) - self.log_std
+
+    def divergence_from_standard(self) -> Float[Tensor, "n d"]:
+        """KL(this ‖ N(0, 1)) of each coordinate, nats: (μ² + σ² − 1)/2 − log σ (Kingma and Welling, 2014, appendix B)."""
+        return 0.5 * (self.mean.square() + torch.exp(2 * self.log_std) - 1) - self.log_std
+
+    def repeat(self, num: int) -> DiagonalNormal:
+        """The same for `num` copies of all rows, one copy after the other."""
+        return DiagonalNormal(self.mean.repeat(num, 1), self.log_std.repeat(num, 1))
+
+
+class NormalNetwork(nn.Module):
+    """Mean and log-deviation of a diagonal normal as one network's output; the deviations start near 1."""
+
+    def __init__(
+        self,
+        inputs: int,
+        hidden: Sequence[int],
+        size: int,
+        activation: str = "tanh",
+        *,
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        self.network = MLP((inputs, *hidden, 2 * size), activation, generator=generator)
+
+    def forward(self, x: Float[Tensor, "n i"]) -> DiagonalNormal:
+        return DiagonalNormal(*self.network(x).chunk(2, -1))
