@@ -34,7 +34,9 @@ class MLP(nn.Sequential):
         if activation not in ACTIVATIONS:
             raise BadInput(f"There is no activation {activation!r}: choose {', '.join(ACTIVATIONS)}.")
         if len(sizes) < 2 or min(sizes) < 1:
-            raise BadInput(f"A network needs an input and an output of at least one unit each, not sizes {tuple(sizes)}.")
+            raise BadInput(
+                f"A network needs an input and an output of at least one unit each, not sizes {tuple(sizes)}."
+            )
         layers: list[nn.Module] = []
         for below, above in pairwise(sizes):
             linear = nn.Linear(below, above)

@@ -119,9 +119,10 @@ class VAE(nn.Module, TopDown, Encoder, RateDistortion, Configured):
     all factors of latents diagonal normals, x a layer of `units` (Burda, Grosse and Salakhutdinov, 2016, section 5).
 
     `latent` holds the sizes of z_1, ..., z_L; `hidden[l]` those of the deterministic layers between z_l and what is below
-    it (z_0 = x), upwards; the decoder has them in reverse. The prior of z_L is standard normal or, with `pseudo_inputs` = K, the
-    encoder's own mixture over K learned inputs, (1/K) Σ_k q(z_L | u_k) (VampPrior: Tomczak and Welling, 2018), kept as fields so
-    that those of a Bernoulli layer stay within [0, 1]. The encoder sees x less `centre`, the data's mean once `initialise_from_data` has set it.
+    it (z_0 = x), upwards; the decoder has them in reverse. The prior of z_L is standard normal or, with `pseudo_inputs` = K,
+    the encoder's own mixture over K learned inputs, (1/K) Σ_k q(z_L | u_k) (VampPrior: Tomczak and Welling, 2018), kept as
+    fields so that those of a Bernoulli layer stay within [0, 1]. The encoder sees x less `centre`, the data's mean once
+    `initialise_from_data` has set it.
 
     >>> from genmodels import Bernoulli
     >>> model = VAE(Bernoulli(6), latent=(3, 2), hidden=((5,), (4,)))

@@ -1,5 +1,9 @@
 """The VAE as a distribution, and its objectives: closed forms of linear-Gaussian models and quadrature over one latent."""
 
+# Layers of a network and parts of a prior are reached into, which have wider types.
+# pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false, reportPossiblyUnboundVariable=false
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 import json
