@@ -13,7 +13,7 @@ from genmodels.interface import JointDensity, JointEnergy, Recognition, check_wi
 from genmodels.likelihood.estimate import Bound, Estimate
 from genmodels.progress import Progress, no_progress
 
-MAX_ROWS = 4096  # rows through the model at once, so that memory does not grow with examples or draws
+MAX_ROWS = 4096  # rows through the model at once; what is kept of each is its log-weight
 
 
 def elbo(
@@ -72,12 +72,12 @@ def log_weights(
 ) -> Float[Tensor, "k n"]:
     """−E(x, z_k) − log q(z_k | x) for `num_samples` draws z_k of q a row, float64, nats."""
     require(model, JointEnergy, Recognition, by="a variational bound")
-    check_width(x, x.shape[-1])
+    check_width(x, x.shape[-1])  # the model knows its width; here it is the two axes and at least one row
     if num_samples < 1:
         raise BadInput(f"A bound needs at least one draw, not {num_samples}.")
     assert isinstance(model, Recognition)
     found = torch.empty(num_samples, len(x), dtype=torch.float64, device=x.device)
-    # Draws of one row are neighbours, so that a batch is some rows with all their draws, or some draws of one row.
+    # A batch is some rows with all their draws, or some draws of one row.
     draws = min(num_samples, MAX_ROWS)
     rows_at_once = max(1, MAX_ROWS // draws)
     for first in progress(range(0, len(x), rows_at_once), "draws of q"):
