@@ -6,6 +6,7 @@ runs the suite on other random numbers.
 
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 
@@ -35,6 +36,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         suites = {f"test_{name}" for name in ON_ANY_DEVICE}
         config.hook.pytest_deselected(items=[item for item in items if item.path.stem not in suites])
         items[:] = [item for item in items if item.path.stem in suites]
+
+
+@pytest.fixture(autouse=True)
+def shapes_are_checked(request: pytest.FixtureRequest) -> None:
+    """But where steps are so many and so small that checking takes most of the time: others check the same functions."""
+    jaxtyping.config.update("jaxtyping_disable", request.node.get_closest_marker("many_steps") is not None)
 
 
 @pytest.fixture(autouse=True)

@@ -394,6 +394,7 @@ def from_equilibrium(make: Make, target: Target) -> tuple[float, float]:
     return worst_z(target, run(kernel, start, 20, generator=generator(SEED)).position)
 
 
+@pytest.mark.many_steps
 @pytest.mark.parametrize("make", ADJUSTED.values(), ids=ADJUSTED)
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 def test_chains_in_equilibrium_stay_there(target: Target, make: Make):
@@ -458,6 +459,7 @@ TUNED: dict[str, tuple[Callable[[float, Tensor], Kernel], float]] = {
 }
 
 
+@pytest.mark.many_steps
 @pytest.mark.parametrize("name", TUNED)
 @pytest.mark.parametrize(("num_chains", "num_steps", "within", "factor"), [(1, 2000, 0.1, 2.5), (500, 400, 0.03, 1.4)])
 def test_warm_up_finds_the_acceptance_and_the_variances(
@@ -474,6 +476,7 @@ def test_warm_up_finds_the_acceptance_and_the_variances(
     assert (tuned.metric / VARIANCES).log().abs().max() < math.log(factor)
 
 
+@pytest.mark.many_steps
 def test_chains_from_a_wrong_start_find_the_target():
     target, randoms = TARGETS["gaussian"], generator(SEED)
 

@@ -182,6 +182,7 @@ def evenly_from(transition: Tensor) -> Tensor:
     return (transition @ transition).flatten() / len(transition)
 
 
+@pytest.mark.many_steps
 @pytest.mark.parametrize(("method", "space", "kind"), SMALL_CASES)
 def test_chains_move_as_the_exact_matrix_says(method: str, space: str, kind: str, seed: int):
     """χ² over all pairs of states two steps apart: the second step runs on what the first one kept. False alarms: 1e-5."""

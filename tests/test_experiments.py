@@ -38,6 +38,7 @@ def test_rbm_mnist(tmp_path: Path) -> None:
     assert (tmp_path / "rbm_mnist_samples.png").is_file()
 
 
+@pytest.mark.many_steps
 def test_rbm_mnist_takes_a_finished_run_up(tmp_path: Path) -> None:
     first = json.loads(rbm_mnist.main(smoke=True, out=tmp_path / "runs", results=tmp_path).read_text())
     again = json.loads(rbm_mnist.main(smoke=True, out=tmp_path / "runs", results=tmp_path).read_text())

@@ -98,6 +98,7 @@ def start_of(model: RBM) -> Tensors:
     return tuple(some_states(u, 1, seed=6).to(model.weight).expand(NUM_CHAINS, -1) for u in model.units)
 
 
+@pytest.mark.many_steps
 @torch.no_grad()
 @pytest.mark.parametrize("name", CLAMPS)
 @pytest.mark.parametrize("pair", DISCRETE_PAIRS, ids="-".join)

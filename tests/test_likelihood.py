@@ -281,18 +281,21 @@ def calibrated(z: Tensor) -> bool:
     return bool(z.mean().abs() < 0.35) and 0.7 < float(z.std()) < 1.4
 
 
+@pytest.mark.many_steps
 @in_pairs
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 def test_log_z_is_off_by_its_error_bar(pair: tuple[str, str], direction: str):
     assert calibrated(scores(pair, direction))
 
 
+@pytest.mark.many_steps
 @pytest.mark.parametrize("direction", ["forward, too warm", "reverse, too warm"])
 @pytest.mark.parametrize("pair", [("Bernoulli", "Categorical"), ("Gaussian", "Bernoulli")], ids="-".join)
 def test_faulty_annealing_is_rejected(pair: tuple[str, str], direction: str):
     assert not calibrated(scores(pair, direction))
 
 
+@pytest.mark.many_steps
 @torch.no_grad()
 @in_pairs
 @pytest.mark.parametrize("num_steps", [1, 2])
@@ -402,6 +405,7 @@ def two_modes() -> RBM:
     return model
 
 
+@pytest.mark.many_steps
 @pytest.mark.parametrize(("burn_in", "reached"), [(0, False), (1, False), (300, True)])
 @pytest.mark.parametrize("seed", range(3))
 def test_reverse_annealing_needs_chains_in_equilibrium(burn_in: int, reached: bool, seed: int):
@@ -451,6 +455,7 @@ def test_raise_is_unbiased_for_the_probability_under_annealing(pair: tuple[str, 
     assert float(z_scores(estimates, half_way).abs().max()) > 12
 
 
+@pytest.mark.many_steps
 @torch.no_grad()
 @in_pairs
 def test_raise_is_a_lower_bound_that_temperatures_tighten(pair: tuple[str, str]):

@@ -41,6 +41,7 @@ def worst_z(x: Tensor) -> tuple[float, float]:
     return float(z.abs().max()), NormalDist().inv_cdf(1 - FALSE_ALARM / (2 * z.numel()))
 
 
+@pytest.mark.many_steps
 @pytest.mark.parametrize("heat", [1.0, 2.0])
 def test_exact_draws_stay_exact_and_those_of_another_temperature_do_not(heat: float):
     """Every chain starts from its own exact draw, so that they end as independent."""
@@ -55,6 +56,7 @@ def far_start(seed: int, num_steps: int = 60, warm_up: int = 250) -> NutsRun:
     return nuts(energy, torch.full((2, 3), 20.0).double(), num_steps, warm_up=warm_up, generator=generator(seed))
 
 
+@pytest.mark.many_steps
 def test_warm_up_finds_the_target_its_scales_and_the_acceptance():
     chains, variances = far_start(SEED), ROOT.square().sum(-1)
     assert chains.draws.shape == (60, 2, 3)

@@ -92,6 +92,7 @@ def test_the_acceptance_is_the_ratio_of_the_two_free_energies(pair: tuple[str, s
     torch.testing.assert_close(swap.field, model.anneal().field(1, (taken, taken)))
 
 
+@pytest.mark.many_steps
 @pytest.mark.parametrize("seed", range(3))
 def test_log_z_stays_with_the_enumerated_one_while_it_learns(seed: int):
     """Bars and stripes, beyond independent units (−11.1 nats); log Z within 0.25 nats, in bounds at most 0.5 apart."""

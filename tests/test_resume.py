@@ -61,6 +61,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.many_steps
 def test_ctrl_c_saves_says_how_to_go_on_and_ends_the_same(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("genmodels.commands.train.write_pictures", lambda out, progress: [])
     out = tmp_path / "stopped"

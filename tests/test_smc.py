@@ -44,12 +44,14 @@ def relative_estimates(
     return torch.stack([run.log_z_ratio for run in runs]).sub(log_z_ratio).exp()
 
 
+@pytest.mark.many_steps
 @pytest.mark.parametrize("resample_below", [0.0, 0.8, 1.0])
 def test_z_is_unbiased_at_given_temperatures(resample_below: float, seed: int):
     estimates = relative_estimates(*annealed(), seed, resample_below=resample_below)
     assert abs(float(z_scores(estimates, 1.0))) < MAX_Z
 
 
+@pytest.mark.many_steps
 def test_resampling_without_resetting_weights_is_seen(monkeypatch: pytest.MonkeyPatch, seed: int):
     """Particles that keep the weights they were drawn for."""
     monkeypatch.setattr(
@@ -71,6 +73,7 @@ def test_weights_of_another_temperature_are_seen(seed: int):
     assert abs(float(z_scores(relative_estimates(path, log_z_ratio, seed), 1.0))) > 2 * MAX_Z
 
 
+@pytest.mark.many_steps
 @pytest.mark.parametrize("resample_below", [0.0, 0.5])
 def test_adaptive_temperatures_agree_within_their_error(resample_below: float, seed: int):
     """Their bias falls as 1 / n and the error as 1 / √n: at this n the former is far below the latter."""

@@ -308,6 +308,7 @@ def test_swap_rates_before_the_first_swap():
     assert swap_rates(state).isnan().tolist() == [False, True] * 3
 
 
+@pytest.mark.many_steps
 @pytest.mark.parametrize("wrong", [1.0, 0.95])
 def test_log_z_ratios_are_known(wrong: float, seed: int):
     """log Z_{i+1} / Z_i = −(d/2) log(β_{i+1} / β_i); z over 30 runs, Student's t, six pairs. False alarms: 1e-5."""
@@ -318,6 +319,7 @@ def test_log_z_ratios_are_known(wrong: float, seed: int):
     assert z.max() < 5.93 if wrong == 1 else z.min() > 10
 
 
+@pytest.mark.many_steps
 @torch.no_grad()
 def test_log_z_of_a_machine(seed: int):
     """The sum over the ladder, from independent sites to the machine at β = 1.3; z over 20 runs. False alarms: 1e-5."""
@@ -414,6 +416,7 @@ def test_adaptation_equalises_swap_rates(seed: int):
     assert adapted[-1] == even[-1]
 
 
+@pytest.mark.many_steps
 @pytest.mark.parametrize("num_rungs", [3, 23])
 def test_adaptation_reaches_a_swap_rate(num_rungs: int, seed: int):
     adapted, rates = ladder(torch.linspace(0.07, 1.7, num_rungs), seed, swap_rate=0.6)
@@ -431,6 +434,7 @@ def test_equal_shares_of_a_known_barrier():
 # A use of it, and the state.
 
 
+@pytest.mark.many_steps
 def test_tempering_crosses_where_a_single_chain_does_not(seed: int):
     """Two modes of equal weight, 12 standard deviations apart, all chains in one; the target rung against ½, z < 4.42."""
 

@@ -104,6 +104,7 @@ def test_rungs_of_another_trajectory_are_rejected():
     assert rejected(min(tempered(("Bernoulli", "Bernoulli"), wrong_partner=True)))
 
 
+@pytest.mark.many_steps
 def test_log_z_of_twenty_hidden_units_agrees_with_enumeration():
     """|z| < 5 at all ladders: false alarms below 1e-5. The two exponential averages hold it between them."""
     randoms = generator(1)

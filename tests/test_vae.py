@@ -241,6 +241,7 @@ def test_warm_up_and_free_bits_change_the_loss_and_not_the_metric():
     assert changed["elbo"] == metrics["elbo"]
 
 
+@pytest.mark.many_steps
 def test_training_brings_the_bound_close_to_the_evidence_of_the_source():
     source = linear()
     x = source.sample(2000, generator=zoo.generator(11))[0].float()

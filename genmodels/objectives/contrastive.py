@@ -13,7 +13,7 @@ from genmodels.boltzmann import LayeredBoltzmann, Layers
 from genmodels.errors import BadInput
 from genmodels.interface import FreeEnergy, Posterior, require
 from genmodels.objectives.objective import Objective, ObjectiveState, with_gradient
-from genmodels.objectives.phases import Penalty, compare_phases, first_offsets
+from genmodels.objectives.phases import Penalty, compare_phases, first_offsets, is_narrow
 from samplers.fused import Precision
 
 
@@ -106,8 +106,10 @@ def _contrastive(
     def step(x: Tensor, state: ObjectiveState, generator: torch.Generator):
         # Under mixed precision too: statistics are sums over many units, and what may be narrow is narrow already.
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            layers = model.anneal(precision=precision)
-            chain_layers = _with_fast_weights(model, state, precision) if fast_rate > 0 else layers
+            # Weights change with every step: what is prepared for one must be cheap to prepare.
+            narrow = "sliced" if is_narrow(model, precision) else precision
+            layers = model.anneal(precision=narrow)
+            chain_layers = _with_fast_weights(model, state, narrow) if fast_rate > 0 else layers
             hidden = state["hidden"] if persistent else _draw(layers, 1, x, generator)
             chains = _run_chains(chain_layers, hidden, num_steps, generator)
             phases = compare_phases(model, layers, chains, x, state, generator, precision, penalty)

@@ -30,13 +30,18 @@ class _WithGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (factor,) = upstream
-        return (None, *(gradient * factor for gradient in ctx.gradients), *(None for _ in ctx.gradients))
+        # Given away, not copied: matrices of this size are worth touching once.
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            raise RuntimeError("This loss has given its gradient away: it can be differentiated once.")
+        return (None, *(gradient.mul_(factor) for gradient in gradients), *(None for _ in gradients))
 
 
 def with_gradient(value: Tensor, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
     """A scalar with the given value whose gradient in `parameters` is `gradients`.
 
     For directions that are known in closed form and are not the gradient of anything cheap: half the cost of autograd
-    through two free energies, and the only form that the centered gradient has.
+    through two free energies, and the only form that the centered gradient has. It owns `gradients` and can be
+    differentiated once.
     """
     return _WithGradient.apply(value, *parameters, *gradients)  # pyright: ignore[reportReturnType]

@@ -18,7 +18,7 @@ from torch import Tensor
 from genmodels.boltzmann import LayeredBoltzmann, Layers
 from genmodels.interface import FreeEnergy
 from genmodels.objectives.objective import ObjectiveState
-from samplers.fused import Correlation, Precision, contrasted_correlation, has_int8
+from samplers.fused import SMALLEST, Correlation, Precision, contrasted_correlation, has_int8
 
 OFFSET_RATE = 0.01
 
@@ -76,7 +76,7 @@ def compare_phases(
     field = layers.field(1, (rows, rows))
     statistics, energy = _statistics(model, rows, field)
     # One product in small integers has one scale for all its rows, which phases of one size share.
-    narrow = len(chains) == len(x) and _narrow(model, precision)
+    narrow = len(chains) == len(x) and is_narrow(model, precision)
     correlate = partial(contrasted_correlation, generator=generator) if narrow else None
     offsets = [state[f"offset.{i}"] for i in range(len(statistics))] if "offset.0" in state else None
     difference = contrast(statistics, row_weight, offsets, correlate)
@@ -149,11 +149,15 @@ def _statistics(model: LayeredBoltzmann, x: Tensor, field: Tensor) -> tuple[list
     return [t, t_hidden], energy
 
 
-def _narrow(model: LayeredBoltzmann, precision: Precision) -> bool:
-    """Whether "auto" may use small integers: float32 parameters, states in {0, 1}, and hardware that multiplies them."""
+def is_narrow(model: LayeredBoltzmann, precision: Precision) -> bool:
+    """Whether "auto" takes 16 bits for the conditionals and 8 for the statistics, which is far below a step's own noise.
+
+    For large float32 weights between states in {0, 1}, on hardware that multiplies bytes.
+    """
     weight = model.weights[0]
     binary = all(unit.num_states is not None for unit in model.units)
-    return precision == "auto" and binary and weight.dtype == torch.float32 and has_int8(weight.device)
+    large = weight.dtype == torch.float32 and weight.numel() >= SMALLEST
+    return precision == "auto" and binary and large and has_int8(weight.device)
 
 
 def _penalised(

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from samplers.fused import native
+from samplers.fused.cpu import threads_for, unit_stride
+from samplers.fused.products import has_int8
 
 _LEVELS = 255
 
@@ -33,9 +40,33 @@ def contrasted_correlation(
     """
     num, size = above.shape
     # One vector of numbers serves all: row r at column c has number r + c, uniform as every other.
-    dither = torch.rand(num + size - 1, dtype=above.dtype, generator=generator).unfold(0, size, 1)
-    levels = torch.add(dither, above, alpha=_LEVELS).floor_().sub_(128).to(torch.int8)
+    dither = torch.rand(num + size - 1, dtype=above.dtype, generator=generator)
+    multiply = _multiply_bytes() if above.dtype == torch.float32 else None
+    if multiply is not None:
+        return Correlation(multiply(below, above, dither), 2 / (num * _LEVELS), 0.0)
+    levels = torch.add(dither.unfold(0, size, 1), above, alpha=_LEVELS).floor_().sub_(128).to(torch.int8)
     signed = below.to(torch.int8)
     signed[num // 2 :].neg_()
     product = torch._int_mm(signed.T, levels).to(above.dtype)
     return Correlation(product, 2 / (num * _LEVELS), 128 / _LEVELS)
+
+
+@functools.cache
+def _multiply_bytes() -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
+    """Σ_r ± below_r levels_rᵀ in C++, where there is a compiler and a processor for it."""
+    library = native.library()
+    if library is None or not has_int8(torch.device("cpu")):
+        return None
+    number, pointer = ctypes.c_int64, ctypes.c_void_p
+    correlate = library.correlate
+    correlate.argtypes = [pointer, number, pointer, pointer, *[number] * 4, pointer, number]
+
+    def multiply(below: Tensor, above: Tensor, dither: Tensor) -> Tensor:
+        below, above = unit_stride(below), above.contiguous()
+        (num, size), width = above.shape, below.shape[1]
+        out = torch.empty(width, size)
+        pointers = (below.data_ptr(), below.stride(0), above.data_ptr(), dither.data_ptr())
+        correlate(*pointers, num, num // 2, width, size, out.data_ptr(), threads_for(num * width * size))
+        return out
+
+    return multiply

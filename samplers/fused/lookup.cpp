@@ -5,113 +5,14 @@
 // multiply-add does 16. Weights are 32-bit fixed point, so sums are exact and no order of them matters. Tables are built
 // when they are needed and stay in the cache while all chains of a part pass over them.
 
-#include <immintrin.h>
-
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <thread>
-#include <vector>
+#include "binary.h"
 
 namespace {
 
 constexpr int kInputs = 5;              // inputs a table
-constexpr int kLanes = 16;              // chains a vector
 constexpr int kBlocks = 4;              // vectors of chains in registers together
 constexpr int kColumns = 4;             // outputs in registers together: the four words of one random number
 constexpr int kGroups = 32;             // groups whose tables stay in the first-level cache
-constexpr int64_t kPartBytes = 768 << 10;  // indices of one part of the chains, to stay in the second-level cache
-
-// The first lanes, at most 16.
-inline __mmask16 leading(int64_t count) { return count >= kLanes ? 0xFFFF : count <= 0 ? 0 : (1u << count) - 1; }
-
-struct Key {
-  __m512i rounds[10][2];
-};
-
-// Philox 4x32-10 (Salmon et al., 2011). Each 64-bit lane works on its low half; what is above is ignored.
-Key expand(uint64_t seed) {
-  Key key;
-  uint32_t low = static_cast<uint32_t>(seed), high = static_cast<uint32_t>(seed >> 32);
-  for (auto& round : key.rounds) {
-    round[0] = _mm512_set1_epi64(low);
-    round[1] = _mm512_set1_epi64(high);
-    low += 0x9E3779B9u;
-    high += 0xBB67AE85u;
-  }
-  return key;
-}
-
-inline void philox(const Key& key, __m512i counter[4]) {
-  const __m512i m0 = _mm512_set1_epi64(0xD2511F53u), m1 = _mm512_set1_epi64(0xCD9E8D57u);
-  for (const auto& round : key.rounds) {
-    const __m512i first = _mm512_mul_epu32(counter[0], m0), second = _mm512_mul_epu32(counter[2], m1);
-    counter[0] = _mm512_ternarylogic_epi64(_mm512_srli_epi64(second, 32), counter[1], round[0], 0x96);
-    counter[2] = _mm512_ternarylogic_epi64(_mm512_srli_epi64(first, 32), counter[3], round[1], 0x96);
-    counter[1] = second;
-    counter[3] = first;
-  }
-}
-
-// Four vectors of 32 random bits for 16 chains in a row: word w of chain c is word w of the counter (c, number, 0, 0).
-inline void random_words(const Key& key, int64_t chain, uint32_t number, __m512i words[4]) {
-  const __m512i even = _mm512_add_epi64(_mm512_set1_epi64(chain), _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14));
-  __m512i a[4] = {even, _mm512_set1_epi64(number), _mm512_setzero_si512(), _mm512_setzero_si512()};
-  __m512i b[4] = {_mm512_add_epi64(even, _mm512_set1_epi64(1)), a[1], a[2], a[3]};
-  philox(key, a);
-  philox(key, b);
-  for (int w = 0; w < 4; ++w) words[w] = _mm512_mask_blend_epi32(0xAAAA, a[w], _mm512_slli_epi64(b[w], 32));
-}
-
-// exp(-a) for a >= 0, to a few units in the last place.
-inline __m512 exp_minus(__m512 a) {
-  const __m512 t = _mm512_mul_ps(a, _mm512_set1_ps(-1.44269504f));
-  const __m512 whole = _mm512_roundscale_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  const __m512 r = _mm512_sub_ps(t, whole);
-  __m512 p = _mm512_set1_ps(1.52527338e-5f);
-  for (float c : {1.54035304e-4f, 1.33335581e-3f, 9.61812911e-3f, 5.55041087e-2f, 2.40226507e-1f, 6.93147181e-1f, 1.0f})
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
-  return _mm512_scalef_ps(p, whole);
-}
-
-// 1 with probability sigmoid(field). The rarer of the two states is decided, so that its probability keeps its digits.
-inline __mmask16 decide(__m512 field, __m512i bits) {
-  const __m512 e = exp_minus(_mm512_abs_ps(field));
-  const __m512 u = _mm512_fmadd_ps(_mm512_cvtepu32_ps(bits), _mm512_set1_ps(0x1p-32f), _mm512_set1_ps(0x1p-33f));
-  const __mmask16 rare = _mm512_cmp_ps_mask(_mm512_fmadd_ps(u, e, u), e, _CMP_LT_OQ);
-  return _kxor_mask16(rare, _mm512_cmp_ps_mask(field, _mm512_setzero_ps(), _CMP_GT_OQ));
-}
-
-// log(1 + exp(field)), by the series of artanh.
-inline __m512 softplus(__m512 field) {
-  const __m512 e = exp_minus(_mm512_abs_ps(field));
-  const __m512 s = _mm512_div_ps(e, _mm512_add_ps(e, _mm512_set1_ps(2.0f))), square = _mm512_mul_ps(s, s);
-  __m512 p = _mm512_set1_ps(2.0f / 13);
-  for (float c : {2.0f / 11, 2.0f / 9, 2.0f / 7, 2.0f / 5, 2.0f / 3, 2.0f})
-    p = _mm512_fmadd_ps(p, square, _mm512_set1_ps(c));
-  return _mm512_fmadd_ps(p, s, _mm512_max_ps(field, _mm512_setzero_ps()));
-}
-
-struct Source {
-  const float* states;
-  int64_t stride;
-  int64_t size;
-};
-
-struct Job {
-  const Source* sources;
-  int64_t num_sources;
-  const int32_t* weight;  // (outputs, 5 · groups), each source blocks to whole groups
-  int64_t outputs;
-  int64_t groups;
-  float scale;
-  const float* beta;  // one a chain
-  const float* slope;
-  const float* base;
-  float* out;
-  int64_t chains;
-};
 
 // The state of every group of five inputs, (blocks of 16 chains, groups, 16 chains).
 void pack(const Job& job, int64_t first, int64_t count, __m512i* index) {
@@ -207,7 +108,7 @@ void sum_inputs(const Job& job, int64_t output, int64_t blocks, Scratch& scratch
   for (int64_t g = 0; g < job.groups; g += kGroups) {
     const int64_t some = std::min<int64_t>(kGroups, job.groups - g);
     for (int c = 0; c < kColumns; ++c) {
-      const int32_t* row = job.weight + std::min(output + c, job.outputs - 1) * job.groups * kInputs;
+      const int32_t* row = static_cast<const int32_t*>(job.weight) + std::min(output + c, job.outputs - 1) * job.groups * kInputs;
       build(row + g * kInputs, some, kColumns * job.groups * kInputs, scratch.table + 2 * c);
     }
     for (int64_t block = 0; block < blocks; block += kBlocks)
@@ -219,7 +120,7 @@ void sum_inputs(const Job& job, int64_t output, int64_t blocks, Scratch& scratch
 inline __m512 finish(const Job& job, __m512i sum, __m512 beta, int64_t output) {
   output = std::min(output, job.outputs - 1);
   const __m512 input =
-      _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(job.scale), _mm512_set1_ps(job.slope[output]));
+      _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(job.scale[output]), _mm512_set1_ps(job.slope[output]));
   return _mm512_fmadd_ps(beta, input, _mm512_set1_ps(job.base[output]));
 }
 
@@ -284,33 +185,11 @@ void part(const Job& job, const Key& key, int64_t first, int64_t count, int64_t 
 template <bool kDraw>
 void run(const Job& job, uint64_t seed, int64_t threads) {
   const Key key = expand(seed);
-  const int64_t unit = kLanes * kBlocks, bytes = job.chains * job.groups * 4;
-  const int64_t parts = (bytes + kPartBytes - 1) / kPartBytes;
-  const int64_t size = ((job.chains + parts - 1) / parts + unit - 1) / unit * unit;
-  // Where chains are few, threads share the outputs rather than build the same tables.
-  const int64_t ranges = parts < threads ? threads : 1;
-  const int64_t width = ((job.outputs + ranges - 1) / ranges + kLanes - 1) / kLanes * kLanes;
-  auto work = [&](int64_t worker) {
+  deal(job, kLanes * kBlocks, threads, [&](int64_t first, int64_t count, int64_t begin, int64_t end) {
     static thread_local Scratch scratch;
-    for (int64_t task = worker; task < parts * ranges; task += threads) {
-      const int64_t first = task / ranges * size, begin = task % ranges * width;
-      if (first < job.chains && begin < job.outputs)
-        part<kDraw>(job, key, first, std::min(size, job.chains - first), begin, std::min(begin + width, job.outputs),
-                    scratch);
-    }
-  };
-  std::vector<std::thread> others;
-  for (int64_t worker = 1; worker < threads; ++worker) others.emplace_back(work, worker);
-  work(0);
-  for (auto& other : others) other.join();
+    part<kDraw>(job, key, first, count, begin, end, scratch);
+  });
 }
-
-struct Weight {
-  const float* data;
-  int64_t inputs;
-  int64_t input_stride;
-  int64_t output_stride;
-};
 
 // Up to 16 weights of neighbouring inputs to one output.
 inline __m512 load(const Weight& weight, int64_t input, int64_t output, __mmask16 valid) {
@@ -335,17 +214,16 @@ void visit(const Weight* weights, int64_t num, int64_t output, Visit visitor) {
 
 extern "C" {
 
-// Rounds weights to multiples of the returned power of two, which leaves every sum below 2^30 and what rounding adds.
-float lookup_prepare(const Weight* weights, int64_t num, int64_t outputs, int64_t groups, int32_t* whole) {
+// Rounds weights to multiples of one power of two, which leaves every sum below 2^30 and what rounding adds.
+void lookup_prepare(const Weight* weights, int64_t num, int64_t outputs, int64_t groups, int32_t* whole, float* scale) {
   float largest = 0;
   for (int64_t output = 0; output < outputs; ++output) {
     __m512 sum = _mm512_setzero_ps();
     visit(weights, num, output, [&](int64_t, __mmask16, __m512 w) { sum = _mm512_add_ps(sum, _mm512_abs_ps(w)); });
     const float total = _mm512_reduce_add_ps(sum);
     largest = total <= largest ? largest : total;
-    if (std::isnan(total)) return total;
+    if (!std::isfinite(total)) return void(std::fill(scale, scale + outputs, NAN));
   }
-  if (std::isinf(largest)) return largest;
   const int exponent = std::max(std::ilogb(largest) + 1, -90) - 30;
   const __m512 inverse = _mm512_set1_ps(std::ldexp(1.0f, -exponent));
   for (int64_t output = 0; output < outputs; ++output)
@@ -353,42 +231,10 @@ float lookup_prepare(const Weight* weights, int64_t num, int64_t outputs, int64_
       int32_t* target = whole + output * groups * kInputs + place;
       _mm512_mask_storeu_epi32(target, valid, _mm512_cvtps_epi32(_mm512_mul_ps(w, inverse)));
     });
-  return std::ldexp(1.0f, exponent);
+  std::fill(scale, scale + outputs, std::ldexp(1.0f, exponent));
 }
 
 void lookup_field(const Job* job, int64_t threads) { run<false>(*job, 0, threads); }
 
 void lookup_draw(const Job* job, uint64_t seed, int64_t threads) { run<true>(*job, seed, threads); }
-
-// States of independent sites with fields beta * fields, (rows, width): 16 neighbouring sites a vector.
-void draw_sites(const float* fields, int64_t rows, int64_t width, float beta, uint64_t seed, float* out) {
-  const Key key = expand(seed);
-  for (int64_t row = 0; row < rows; ++row)
-    for (int64_t column = 0; column < width; column += 4 * kLanes) {
-      __m512i words[4];
-      random_words(key, column / 4, row, words);
-      for (int w = 0; w < 4; ++w) {
-        const int64_t place = row * width + column + w * kLanes;
-        const __mmask16 valid = leading(width - column - w * kLanes);
-        const __m512 field = _mm512_mul_ps(_mm512_maskz_loadu_ps(valid, fields + place), _mm512_set1_ps(beta));
-        const __m512 states = _mm512_maskz_mov_ps(decide(field, words[w]), _mm512_set1_ps(1.0f));
-        _mm512_mask_storeu_ps(out + place, valid, states);
-      }
-    }
-}
-
-// Sums over each row of log(1 + exp(beta * field)).
-void log_partition(const float* fields, int64_t rows, int64_t width, float beta, double* out) {
-  for (int64_t row = 0; row < rows; ++row) {
-    __m512d sum = _mm512_setzero_pd();
-    for (int64_t column = 0; column < width; column += kLanes) {
-      const __mmask16 valid = leading(width - column);
-      const __m512 field = _mm512_maskz_loadu_ps(valid, fields + row * width + column);
-      const __m512 terms = _mm512_maskz_mov_ps(valid, softplus(_mm512_mul_ps(field, _mm512_set1_ps(beta))));
-      sum = _mm512_add_pd(sum, _mm512_cvtps_pd(_mm512_castps512_ps256(terms)));
-      sum = _mm512_add_pd(sum, _mm512_cvtps_pd(_mm512_extractf32x8_ps(terms, 1)));
-    }
-    out[row] = _mm512_reduce_add_pd(sum);
-  }
-}
 }

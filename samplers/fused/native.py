@@ -1,4 +1,4 @@
-"""The C++ beside this file, compiled once a machine and kept in the user's cache."""
+"""C++ beside the Python that calls it, compiled once a machine and kept in the user's cache."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-_SOURCE = Path(__file__).parent / "lookup.cpp"
+_HERE = Path(__file__).parent
+_SOURCES = [_HERE / name for name in ("lookup.cpp", "sliced.cpp", "sites.cpp", "correlation.cpp")]
+_HEADERS = [_HERE / "binary.h"]
 _FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC", "-pthread", "-Wno-ignored-attributes")
 # Named one by one rather than as the building machine's own: a cache may be shared between machines.
 _INSTRUCTIONS = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mbmi2")
@@ -22,23 +25,29 @@ _TIMEOUT = 60
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled look-ups; None where the processor lacks AVX-512 or no compiler is found.
+    """The kernels of this folder; None where the processor lacks AVX-512 or no compiler is found."""
+    return compiled(_SOURCES, headers=_HEADERS) if torch.cpu._is_avx512_supported() else None
+
+
+def compiled(
+    sources: Sequence[Path], *, headers: Sequence[Path] = (), options: Sequence[str] = ()
+) -> ctypes.CDLL | None:
+    """C++ files as one loaded library, for AVX-512 where the processor has it; None where no compiler is found.
 
     The first call on a machine compiles for some seconds; later ones load the result from the cache.
     """
-    if not torch.cpu._is_avx512_supported():
-        return None
     compiler = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++") or shutil.which("clang++")
+    flags = (*_FLAGS, *options, *(_INSTRUCTIONS if torch.cpu._is_avx512_supported() else ()))
     try:
-        return ctypes.CDLL(str(_built(compiler)))
+        return ctypes.CDLL(str(_built(compiler, sources, headers, flags)))
     except (OSError, subprocess.SubprocessError):
         return None
 
 
-def _built(compiler: str | None) -> Path:
+def _built(compiler: str | None, sources: Sequence[Path], headers: Sequence[Path], flags: Sequence[str]) -> Path:
     """Path of the library, built if it is not there."""
-    recipe = " ".join((*_FLAGS, *_INSTRUCTIONS)).encode() + _SOURCE.read_bytes()
-    path = _folder() / f"lookup-{hashlib.sha256(recipe).hexdigest()[:16]}.so"
+    recipe = " ".join(flags).encode() + b"".join(path.read_bytes() for path in (*sources, *headers))
+    path = _folder() / f"{sources[0].stem}-{hashlib.sha256(recipe).hexdigest()[:16]}.so"
     if not path.exists():
         if compiler is None:
             raise OSError("There is no C++ compiler.")
@@ -46,7 +55,7 @@ def _built(compiler: str | None) -> Path:
         # Built aside and moved: another process may be building or loading the same file.
         with tempfile.TemporaryDirectory(dir=path.parent) as aside:
             built = Path(aside) / path.name
-            command = [compiler, *_FLAGS, *_INSTRUCTIONS, "-o", str(built), str(_SOURCE)]
+            command = [compiler, *flags, "-o", str(built), *map(str, sources)]
             subprocess.run(command, check=True, capture_output=True, timeout=_TIMEOUT)
             os.replace(built, path)
     return path

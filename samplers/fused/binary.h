@@ -1,0 +1,138 @@
+// What every kernel of a layer of binary sites shares: random numbers, the decision, and how work is dealt to threads.
+#pragma once
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+constexpr int kLanes = 16;                 // numbers a vector
+constexpr int64_t kPartBytes = 768 << 10;  // inputs of one part of the chains, to stay in the second-level cache
+
+// The first lanes, at most 16.
+inline __mmask16 leading(int64_t count) { return count >= kLanes ? 0xFFFF : count <= 0 ? 0 : (1u << count) - 1; }
+
+struct Key {
+  __m512i rounds[10][2];
+};
+
+// Philox 4x32-10 (Salmon et al., 2011). Each 64-bit lane works on its low half; what is above is ignored.
+inline Key expand(uint64_t seed) {
+  Key key;
+  uint32_t low = static_cast<uint32_t>(seed), high = static_cast<uint32_t>(seed >> 32);
+  for (auto& round : key.rounds) {
+    round[0] = _mm512_set1_epi64(low);
+    round[1] = _mm512_set1_epi64(high);
+    low += 0x9E3779B9u;
+    high += 0xBB67AE85u;
+  }
+  return key;
+}
+
+inline void philox(const Key& key, __m512i counter[4]) {
+  const __m512i m0 = _mm512_set1_epi64(0xD2511F53u), m1 = _mm512_set1_epi64(0xCD9E8D57u);
+  for (const auto& round : key.rounds) {
+    const __m512i first = _mm512_mul_epu32(counter[0], m0), second = _mm512_mul_epu32(counter[2], m1);
+    counter[0] = _mm512_ternarylogic_epi64(_mm512_srli_epi64(second, 32), counter[1], round[0], 0x96);
+    counter[2] = _mm512_ternarylogic_epi64(_mm512_srli_epi64(first, 32), counter[3], round[1], 0x96);
+    counter[1] = second;
+    counter[3] = first;
+  }
+}
+
+// Four vectors of 32 random bits for 16 chains in a row: word w of chain c is word w of the counter (c, number, 0, 0).
+inline void random_words(const Key& key, int64_t chain, uint32_t number, __m512i words[4]) {
+  const __m512i even = _mm512_add_epi64(_mm512_set1_epi64(chain), _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14));
+  __m512i a[4] = {even, _mm512_set1_epi64(number), _mm512_setzero_si512(), _mm512_setzero_si512()};
+  __m512i b[4] = {_mm512_add_epi64(even, _mm512_set1_epi64(1)), a[1], a[2], a[3]};
+  philox(key, a);
+  philox(key, b);
+  for (int w = 0; w < 4; ++w) words[w] = _mm512_mask_blend_epi32(0xAAAA, a[w], _mm512_slli_epi64(b[w], 32));
+}
+
+// exp(-a) for a >= 0, to a few units in the last place.
+inline __m512 exp_minus(__m512 a) {
+  const __m512 t = _mm512_mul_ps(a, _mm512_set1_ps(-1.44269504f));
+  const __m512 whole = _mm512_roundscale_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m512 r = _mm512_sub_ps(t, whole);
+  __m512 p = _mm512_set1_ps(1.52527338e-5f);
+  for (float c : {1.54035304e-4f, 1.33335581e-3f, 9.61812911e-3f, 5.55041087e-2f, 2.40226507e-1f, 6.93147181e-1f, 1.0f})
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
+  return _mm512_scalef_ps(p, whole);
+}
+
+// 1 with probability sigmoid(field). The rarer of the two states is decided, so that its probability keeps its digits.
+inline __mmask16 decide(__m512 field, __m512i bits) {
+  const __m512 e = exp_minus(_mm512_abs_ps(field));
+  const __m512 u = _mm512_fmadd_ps(_mm512_cvtepu32_ps(bits), _mm512_set1_ps(0x1p-32f), _mm512_set1_ps(0x1p-33f));
+  const __mmask16 rare = _mm512_cmp_ps_mask(_mm512_fmadd_ps(u, e, u), e, _CMP_LT_OQ);
+  return _kxor_mask16(rare, _mm512_cmp_ps_mask(field, _mm512_setzero_ps(), _CMP_GT_OQ));
+}
+
+// log(1 + exp(field)), by the series of artanh.
+inline __m512 softplus(__m512 field) {
+  const __m512 e = exp_minus(_mm512_abs_ps(field));
+  const __m512 s = _mm512_div_ps(e, _mm512_add_ps(e, _mm512_set1_ps(2.0f))), square = _mm512_mul_ps(s, s);
+  __m512 p = _mm512_set1_ps(2.0f / 13);
+  for (float c : {2.0f / 11, 2.0f / 9, 2.0f / 7, 2.0f / 5, 2.0f / 3, 2.0f})
+    p = _mm512_fmadd_ps(p, square, _mm512_set1_ps(c));
+  return _mm512_fmadd_ps(p, s, _mm512_max_ps(field, _mm512_setzero_ps()));
+}
+
+struct Source {
+  const float* states;
+  int64_t stride;
+  int64_t size;
+};
+
+struct Job {
+  const Source* sources;
+  int64_t num_sources;
+  const void* weight;  // as the kernel prepared it
+  int64_t outputs;
+  int64_t groups;  // of inputs; each source fills whole groups
+  const float* scale;  // one an output
+  const float* beta;  // one a chain
+  const float* slope;
+  const float* base;
+  float* out;
+  int64_t chains;
+};
+
+struct Weight {
+  const float* data;
+  int64_t inputs;
+  int64_t input_stride;
+  int64_t output_stride;
+};
+
+// Runs work(0) ... work(threads - 1) at once.
+template <typename Work>
+void spread(int64_t threads, Work work) {
+  std::vector<std::thread> others;
+  for (int64_t worker = 1; worker < threads; ++worker) others.emplace_back(work, worker);
+  work(0);
+  for (auto& other : others) other.join();
+}
+
+// Deals the chains in parts of whole `unit`s to threads: part(first chain, their number, first output, end of the outputs).
+template <typename Part>
+void deal(const Job& job, int64_t unit, int64_t threads, Part part) {
+  const int64_t bytes = job.chains * job.groups * 4;
+  const int64_t parts = (bytes + kPartBytes - 1) / kPartBytes;
+  const int64_t size = ((job.chains + parts - 1) / parts + unit - 1) / unit * unit;
+  // Where chains are few, threads share the outputs rather than read all weights.
+  const int64_t ranges = parts < threads ? threads : 1;
+  const int64_t width = ((job.outputs + ranges - 1) / ranges + kLanes - 1) / kLanes * kLanes;
+  spread(threads, [&](int64_t worker) {
+    for (int64_t task = worker; task < parts * ranges; task += threads) {
+      const int64_t first = task / ranges * size, begin = task % ranges * width;
+      if (first < job.chains && begin < job.outputs)
+        part(first, std::min(size, job.chains - first), begin, std::min(begin + width, job.outputs));
+    }
+  });
+}

@@ -1,0 +1,182 @@
+"""Conditionals of binary layers on a CPU: inputs, random numbers, sigmoid and comparison in one pass of C++."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from samplers.fused import native
+from samplers.fused.one_pass import OnePass, check_shape, vector
+
+_LANES, _SLICES = 16, 2  # as in sliced.cpp
+_WORTH_A_THREAD = 1 << 24  # multiplications that a further thread pays for, about a tenth of a millisecond
+
+
+class _Source(ctypes.Structure):
+    _fields_ = (("states", ctypes.c_void_p), ("stride", ctypes.c_int64), ("size", ctypes.c_int64))
+
+
+class _Job(ctypes.Structure):
+    _fields_ = (
+        ("sources", ctypes.POINTER(_Source)),
+        ("num_sources", ctypes.c_int64),
+        ("weight", ctypes.c_void_p),
+        ("outputs", ctypes.c_int64),
+        ("groups", ctypes.c_int64),
+        ("scale", ctypes.c_void_p),
+        ("beta", ctypes.c_void_p),
+        ("slope", ctypes.c_void_p),
+        ("base", ctypes.c_void_p),
+        ("out", ctypes.c_void_p),
+        ("chains", ctypes.c_int64),
+    )
+
+
+class _Weight(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("inputs", ctypes.c_int64),
+        ("input_stride", ctypes.c_int64),
+        ("output_stride", ctypes.c_int64),
+    )
+
+
+class _CpuPass(OnePass):
+    """What the kernels have in common."""
+
+    name: str
+    inputs: int
+    """Inputs that are taken together; the same number stands in the C++."""
+
+    def __init__(self, weights: Sequence[Tensor]):
+        """`weights`: the couplings from every neighbouring layer, each (inputs, h) in float32."""
+        weights = [w if 1 in w.stride() else w.contiguous() for w in weights]
+        self._sizes = [len(weight) for weight in weights]
+        self._groups = sum(-(-size // self.inputs) for size in self._sizes)
+        self._outputs = weights[0].shape[1]
+        self._packed = self._room()
+        self._scale = torch.empty(self._outputs)
+        given = (_Weight * len(weights))(*[_Weight(w.data_ptr(), len(w), *w.stride()) for w in weights])
+        prepare = getattr(_library(), f"{self.name}_prepare")
+        prepare(given, len(weights), self._outputs, self._groups, self._packed.data_ptr(), self._scale.data_ptr())
+
+    @abstractmethod
+    def _room(self) -> Tensor:
+        """Memory for the prepared weights."""
+
+    @property
+    def device(self):
+        return torch.device("cpu")
+
+    def draw_sites(self, fields, beta, key):
+        fields = fields.contiguous()
+        out = torch.empty_like(fields)
+        _library().draw_sites(fields.data_ptr(), *fields.shape, beta, _seed(key), out.data_ptr())
+        return out
+
+    def log_partition(self, fields, beta):
+        fields = fields.contiguous()
+        out = torch.empty(len(fields), dtype=torch.float64)
+        _library().log_partition(fields.data_ptr(), *fields.shape, beta, out.data_ptr())
+        return out
+
+    def field(self, inputs, beta, slope, base):
+        return self._run("field", inputs, beta, slope, base)
+
+    def draw(self, inputs, beta, slope, base, key):
+        return self._run("draw", inputs, beta, slope, base, _seed(key))
+
+    def _run(self, name: str, inputs: Sequence[Tensor], beta: float | Tensor, slope: Tensor, base: Tensor, *key):
+        num = len(inputs[0])
+        out = torch.empty(num, self._outputs)
+        if num == 0:
+            return out
+        for x, size in zip(inputs, self._sizes, strict=True):
+            check_shape(x, num, size)
+        rows = [unit_stride(x) for x in inputs]
+        vectors = [vector(beta, num, self.device), *(vector(v, self._outputs, self.device) for v in (slope, base))]
+        job = _Job(
+            (_Source * len(rows))(*[_Source(x.data_ptr(), x.stride(0), x.shape[1]) for x in rows]),
+            len(rows),
+            self._packed.data_ptr(),
+            self._outputs,
+            self._groups,
+            self._scale.data_ptr(),
+            *[v.data_ptr() for v in vectors],
+            out.data_ptr(),
+            num,
+        )
+        getattr(_library(), f"{self.name}_{name}")(
+            ctypes.byref(job), *key, threads_for(num * self._outputs * self._groups * self.inputs)
+        )
+        return out
+
+
+class LookupConditional(_CpuPass):
+    """The half-sweep by table look-up, in full precision.
+
+    Five inputs have 32 joint states, so five multiplications and additions become one look-up in a table of 32 sums.
+    Weights are rounded to multiples of a power of two, at most R / 2²⁹ for R the largest Σ_i |W_ij| of any output, and
+    summed exactly in integers. A sum is therefore off by at most m R / 2³⁰ for m active inputs, and its conversion to
+    float32 by 2⁻²⁴ of its size: no more than a float32 product. States other than 0 count as 1.
+    """
+
+    name = "lookup"
+    inputs = 5
+
+    def _room(self):
+        return torch.empty(self._outputs, self._groups * self.inputs, dtype=torch.int32)
+
+
+class SlicedConditional(_CpuPass):
+    """The half-sweep by products of bytes, for weights that change with every step; the processor must multiply bytes.
+
+    Weights are rounded to whole steps of max|W| / 32,600, held as two signed bytes; products and sums are exact. A sum is
+    off by at most half a step an active input (1.54e-5 of the largest weight) and by about 0.9e-5 √m max|W| in practice for
+    m of them. With one matrix, both of its layers round it alike: exact block Gibbs for the rounded weights. States other
+    than 0 count as 1.
+    """
+
+    name = "sliced"
+    inputs = 4
+
+    def _room(self):
+        blocks = -(-self._outputs // _LANES)
+        return torch.empty(blocks, self._groups, _SLICES, _LANES, self.inputs, dtype=torch.int8)
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    library = native.library()
+    if library is None:
+        raise RuntimeError("Table look-up needs AVX-512 and a C++ compiler; ask for another precision.")
+    number = ctypes.c_int64
+    for kernel in ("lookup", "sliced"):
+        prepare, field, draw = (getattr(library, f"{kernel}_{step}") for step in ("prepare", "field", "draw"))
+        prepare.argtypes = [ctypes.POINTER(_Weight), number, number, number, ctypes.c_void_p, ctypes.c_void_p]
+        field.argtypes = [ctypes.POINTER(_Job), number]
+        draw.argtypes = [ctypes.POINTER(_Job), ctypes.c_uint64, number]
+    pointer, real = ctypes.c_void_p, ctypes.c_float
+    library.draw_sites.argtypes = [pointer, number, number, real, ctypes.c_uint64, pointer]
+    library.log_partition.argtypes = [pointer, number, number, real, pointer]
+    return library
+
+
+def threads_for(work: int) -> int:
+    """Threads that so many multiplications are worth."""
+    return max(1, min(torch.get_num_threads(), work // _WORTH_A_THREAD))
+
+
+def unit_stride(x: Tensor) -> Tensor:
+    """`x` as float32 rows whose entries are neighbours in memory."""
+    x = x.to(torch.float32)
+    return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
+
+
+def _seed(key: Tensor) -> int:
+    return key.view(torch.uint64).item()  # pyright: ignore[reportReturnType]
