@@ -4,14 +4,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from genmodels.dae import DAE
     from genmodels.errors import BadInput
     from genmodels.rbm import RBM
     from genmodels.units import Bernoulli, Categorical, Gaussian
     from genmodels.vae import VAE
 
-__all__ = ["RBM", "VAE", "BadInput", "Bernoulli", "Categorical", "Gaussian"]
+__all__ = ["DAE", "RBM", "VAE", "BadInput", "Bernoulli", "Categorical", "Gaussian"]
 
 _HOMES = {
+    "DAE": "dae",
     "BadInput": "errors",
     "RBM": "rbm",
     "VAE": "vae",

@@ -25,6 +25,7 @@ from genmodels.objectives import Objective
 from genmodels.settings import Settings
 from genmodels.signals import StopRequest
 from genmodels.training_state import TrainingState, flatten_optimizer, part, restore_optimizer, with_prefix
+from genmodels.units import Unit
 
 CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.jsonl"
@@ -92,9 +93,10 @@ def check_rows(model: nn.Module, data: Rows) -> None:
     """Refuse data that are empty, of another width than the model's observed layer, or outside its support."""
     if len(data) == 0:
         raise BadInput("The training data are empty: give at least one row.")
-    if not isinstance(model, BlockGibbs):
+    unit = model.units[0] if isinstance(model, BlockGibbs) else getattr(model, "observed", None)
+    if not isinstance(unit, Unit):
         return
-    unit, generator = model.units[0], torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     for rows in torch.arange(len(data)).split(8192):
         x = data.batch(rows, generator)
         check_width(x, unit.size, "the training data")

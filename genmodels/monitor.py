@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from genmodels.data import DataSet, Examples
 from genmodels.errors import BadInput
 from genmodels.fit import Callback
-from genmodels.interface import FreeEnergy, default_generator
-from genmodels.likelihood import ais_log_z, pseudo_likelihood
+from genmodels.interface import FreeEnergy, JointDensity, Recognition, default_generator
+from genmodels.likelihood import ais_log_z, elbo, pseudo_likelihood
 from genmodels.likelihood.exact import mean_free_energy
 from genmodels.metrics import Record
 from genmodels.rbm import RBM
@@ -50,6 +50,7 @@ def monitor(data: DataSet, *, epochs: int, seed: int = 0, options: MonitorOption
     - `free_energy_gap`: mean F over validation rows minus mean F over as many training rows. It grows with overfitting,
       and no log Z is needed (Hinton, 2010, section 6).
     - `pseudo_likelihood` of the validation rows: a proxy and no bound (Bernoulli visible units).
+    - `valid_elbo`, the variational bound of the validation rows by one draw of q a row (normalised models with a recognition).
     - `log_likelihood` of the validation rows and its `log_likelihood_std_error`, by a short AIS every `ais_every` epochs:
       an upper bound in expectation, and the looser the fewer temperatures.
 
@@ -72,6 +73,9 @@ def monitor(data: DataSet, *, epochs: int, seed: int = 0, options: MonitorOption
             rows = x.repeat(math.ceil(_PSEUDO_SITES / len(x)), 1)
             generator = default_generator(seed, like.device)
             metrics["pseudo_likelihood"] = pseudo_likelihood(model, rows, generator=generator).value
+        if isinstance(model, JointDensity) and isinstance(model, Recognition):
+            # The same draws in every epoch, for the same reason.
+            metrics["valid_elbo"] = elbo(model, x, generator=default_generator(seed, like.device)).value
         is_due = options.ais_every > 0 and (epoch % options.ais_every == 0 or epoch == epochs)
         if is_due and isinstance(model, RBM):
             generator = default_generator(seed * 1_000_003 + epoch, like.device)

@@ -22,17 +22,48 @@ from genmodels.errors import BadInput
 from genmodels.families import FAMILIES
 from genmodels.fit import CHECKPOINT, METRICS, ShowProgress, fit
 from genmodels.monitor import monitor, tensorboard
-from genmodels.objectives import Objective, Penalty, cd, fpcd, pcd, ptt
+from genmodels.objectives import (
+    Objective,
+    Penalty,
+    cd,
+    denoising,
+    dreg,
+    elbo,
+    fpcd,
+    iwae,
+    pcd,
+    ptt,
+    reweighted_wake_sleep,
+)
 from genmodels.run_config import RunConfig
 from genmodels.training_state import part
 
 CONFIG = "config.json"
 LIKELIHOOD = "likelihood.json"
-PICTURES = ("samples.png", "filters.png", "film_strip.png", "curves.png", "likelihood.png")
+PICTURES = (
+    "samples.png",
+    "filters.png",
+    "film_strip.png",
+    "interpolation.png",
+    "rates.png",
+    "plane.png",
+    "curves.png",
+    "likelihood.png",
+)
 RUN_FILES = (CHECKPOINT, CONFIG, METRICS, LIKELIHOOD, *PICTURES)
 
 
-OBJECTIVES: dict[str, Callable[..., Objective]] = {"cd": cd, "pcd": pcd, "fpcd": fpcd, "ptt": ptt}
+OBJECTIVES: dict[str, Callable[..., Objective]] = {
+    "cd": cd,
+    "pcd": pcd,
+    "fpcd": fpcd,
+    "ptt": ptt,
+    "elbo": elbo,
+    "denoising": denoising,
+    "iwae": iwae,
+    "dreg": dreg,
+    "rws": reweighted_wake_sleep,
+}
 
 
 def start(

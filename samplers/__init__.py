@@ -13,6 +13,7 @@ from samplers.gibbs import Conditionals, gibbs
 from samplers.hmc import hmc
 from samplers.kernel import Kernel, run
 from samplers.langevin import adjusted_underdamped, mala, ula, underdamped
+from samplers.metropolis_within_gibbs import metropolis_within_gibbs
 from samplers.nuts import nuts
 from samplers.observers import RunningMoments, Trace
 from samplers.smc import smc
@@ -46,6 +47,7 @@ __all__ = [
     "load_chains",
     "log_z_ratios",
     "mala",
+    "metropolis_within_gibbs",
     "nuts",
     "parallel_tempering",
     "read_blocks",

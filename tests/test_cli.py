@@ -229,7 +229,17 @@ def test_list_names_everything(capsys) -> None:
     assert err == ""
 
 
-HELP = ([], ["train"], ["train", "rbm"], ["sample"], ["evaluate"], ["plot"], ["list"])
+HELP = (
+    [],
+    ["train"],
+    ["train", "rbm"],
+    ["train", "vae"],
+    ["train", "dae"],
+    ["sample"],
+    ["evaluate"],
+    ["plot"],
+    ["list"],
+)
 
 
 @pytest.mark.parametrize("verb", HELP, ids=" ".join)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments import mixing_rbm, ptt_mnist, rbm_mnist
+from experiments import dae_mnist, mixing_rbm, ptt_mnist, rbm_mnist, vae_frey, vae_mnist
 from experiments.benchmarks import continuous, cuda, pcd_epoch, speed
 from experiments.results import mean_of
 from genmodels.likelihood import Estimate
@@ -56,6 +56,29 @@ def test_mixing_rbm(tmp_path: Path) -> None:
     assert metrics["cost_gibbs"]["value"] == 1
     assert {"sweeps_gibbs", "sweeps_tempering", "sweeps_trajectory", "sweeps_reservoir"} <= set(metrics)
     assert (tmp_path / "mixing_rbm.png").is_file()
+
+
+def test_vae_mnist(tmp_path: Path) -> None:
+    arguments = {"smoke": True, "out": tmp_path / "runs", "results": tmp_path}
+    vae_mnist.main(**arguments, only="long")
+    metrics = check_shape(vae_mnist.main(**arguments))["metrics"]
+    for name in ("long", "one_layer", "one_layer_iwae_50", "two_layers"):
+        assert metrics[f"{name}_bound"]["bound"] == "lower"
+    assert metrics["long_ais_of_annealed"]["bound"] == "lower"
+    assert (tmp_path / "vae_mnist_samples.png").is_file()
+
+
+def test_vae_frey(tmp_path: Path) -> None:
+    metrics = check_shape(vae_frey.main(smoke=True, out=tmp_path / "runs", results=tmp_path))["metrics"]
+    assert metrics["test_bound"]["bound"] == "lower"
+    assert (tmp_path / "vae_frey_plane.png").is_file()
+
+
+def test_dae_mnist(tmp_path: Path) -> None:
+    metrics = check_shape(dae_mnist.main(smoke=True, out=tmp_path / "runs", results=tmp_path))["metrics"]
+    assert metrics["csl_walk_back"]["bound"] == metrics["csl_plain"]["bound"] == "lower"
+    assert metrics["parzen_plain"]["bound"] == "none"
+    assert (tmp_path / "dae_mnist_walk_back.png").is_file()
 
 
 def test_pcd_epoch(tmp_path: Path) -> None:

@@ -12,12 +12,16 @@ from genmodels.data import load
 from genmodels.errors import BadInput
 from genmodels.families import FAMILIES, Family
 from genmodels.fit import CHECKPOINT, ShowProgress
-from genmodels.flags import StoredModel, Train, TrainRbm
+from genmodels.flags import StoredModel, Train, TrainDae, TrainRbm, TrainVae
 from genmodels.flags.common import TrainModel
 from genmodels.pictures import write_pictures
 from genmodels.progress import bar, training_bar
 
-FAMILY_OF: dict[type[TrainModel], Family] = {TrainRbm: FAMILIES["rbm"]}
+FAMILY_OF: dict[type[TrainModel], Family] = {
+    TrainRbm: FAMILIES["rbm"],
+    TrainVae: FAMILIES["vae"],
+    TrainDae: FAMILIES["dae"],
+}
 
 
 def run(flags: Train) -> None:

@@ -1,8 +1,10 @@
 """The families of models that runs can be made of."""
 
+from genmodels.families.dae import DAE_FAMILY
 from genmodels.families.family import Drawn, Family
 from genmodels.families.rbm import RBM_FAMILY
+from genmodels.families.vae import VAE_FAMILY
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (RBM_FAMILY,)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (RBM_FAMILY, VAE_FAMILY, DAE_FAMILY)}
 
 __all__ = ["FAMILIES", "Drawn", "Family"]

@@ -9,7 +9,9 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg, subcommand
 
 from genmodels.flags.common import Off, OptionalInt, OptionalPath, OptionalText
+from genmodels.flags.dae import TrainDae
 from genmodels.flags.rbm import TrainRbm
+from genmodels.flags.vae import TrainVae
 
 Half = Literal["upper", "lower", "left", "right"]
 Run = Annotated[Positional[Path], arg(metavar="RUN")]
@@ -24,7 +26,12 @@ class StoredModel:
 class Train:
     """Train a model, or go on with a run."""
 
-    model: Annotated[TrainRbm, subcommand("rbm")] | Annotated[StoredModel, subcommand("stored")] = StoredModel()
+    model: (
+        Annotated[TrainRbm, subcommand("rbm")]
+        | Annotated[TrainVae, subcommand("vae")]
+        | Annotated[TrainDae, subcommand("dae")]
+        | Annotated[StoredModel, subcommand("stored")]
+    ) = StoredModel()
     resume: Annotated[Path | None, arg(metavar="RUN", help_behavior_hint="")] = None
     """Go on with the run in this folder, from its last checkpoint to its end."""
 
@@ -72,13 +79,14 @@ class Evaluate:
     method: Literal["auto", "exact", "ais", "raise", "elbo", "iwae"] = "auto"
     """Boltzmann machines: enumerate the smaller side (exact), bracket log Z by AIS and its reverse (ais) or by AIS and
     RAISE (raise). Models with a recognition distribution: the variational bound (elbo), its importance-weighted
-    tightening (iwae), or annealing over the latents (ais)."""
+    tightening (iwae), or annealing over the latents (ais). Denoising auto-encoders: auto, from their chains."""
     num_samples: int = 1000
-    """Draws of the latents per example, for elbo and iwae."""
-    num_chains: int = 100
-    """Annealing chains."""
-    num_temperatures: int = 14_500
-    """Intermediate temperatures: the bias of annealing falls with their number."""
+    """Draws of the latents per example, for elbo and iwae; states of the chains, for a denoising auto-encoder."""
+    num_chains: OptionalInt = None
+    """Annealing chains; by default 100, or 16 an example for annealing over latents."""
+    num_temperatures: OptionalInt = None
+    """Intermediate temperatures: the bias of annealing falls with their number; by default 14,500, or 1,000 for annealing
+    over latents."""
     schedule: Literal["salakhutdinov-murray", "uniform"] = "salakhutdinov-murray"
     """How the temperatures are spaced."""
     num_steps: int = 1

@@ -1,9 +1,24 @@
 """Training principles: factories that return an `Objective` for a model that has what they need."""
 
 from genmodels.objectives.contrastive import cd, fpcd, pcd
+from genmodels.objectives.denoising import denoising
 from genmodels.objectives.elbo import dreg, elbo, iwae, reweighted_wake_sleep
+from genmodels.objectives.noise_levels import noise_levels
 from genmodels.objectives.objective import Objective
 from genmodels.objectives.phases import Penalty
 from genmodels.objectives.ptt import ptt
 
-__all__ = ["Objective", "Penalty", "cd", "dreg", "elbo", "fpcd", "iwae", "pcd", "ptt", "reweighted_wake_sleep"]
+__all__ = [
+    "Objective",
+    "Penalty",
+    "cd",
+    "denoising",
+    "dreg",
+    "elbo",
+    "fpcd",
+    "iwae",
+    "noise_levels",
+    "pcd",
+    "ptt",
+    "reweighted_wake_sleep",
+]

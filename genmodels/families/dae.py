@@ -1,0 +1,147 @@
+"""Denoising auto-encoders on the command line."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from genmodels import plots
+from genmodels.chains import half_to_fill
+from genmodels.dae import DAE
+from genmodels.data import DataSet, load
+from genmodels.errors import BadInput
+from genmodels.families.common import device_of, first_rows, image_shape, settings_from
+from genmodels.families.family import Drawn, Family
+from genmodels.flags import Evaluate, Sample
+from genmodels.flags.dae import TrainDae
+from genmodels.interface import check_width, default_generator
+from genmodels.layers import visible_layer
+from genmodels.likelihood import Estimate, LikelihoodReport, chain_fields, csl
+from genmodels.progress import Progress, bar
+from genmodels.run_config import RunConfig
+from samplers import run, walk_back
+
+_LEARNING_RATE = 0.002
+NUM_SAMPLES, NUM_STEPS = 100, 500
+FILM_STEPS, FILM_CHAINS = (0, 1, 2, 5, 10, 30, 100, 300), 10
+CHAINS, BURN_IN = 100, 200
+
+
+def run_config(flags: TrainDae, data: DataSet) -> RunConfig:
+    """The run of a DAE on `data` that the flags describe."""
+    amount = "std" if flags.corruption == "gaussian" else "prob"
+    return RunConfig(
+        model="dae",
+        model_options={
+            "observed": visible_layer(data, flags.visible_units).config(),
+            "corruption": {"type": flags.corruption, amount: flags.corruption_level},
+            "hidden": flags.hidden,
+            "hidden_noise": flags.hidden_noise,
+            "activation": flags.activation,
+        },
+        data=flags.data,
+        key=flags.key,
+        objective="denoising",
+        objective_options={"walk_back": flags.walk_back},
+        settings=settings_from(flags, len(data.train), learning_rate=_LEARNING_RATE),
+    )
+
+
+def starts(model: DAE, num: int, generator: torch.Generator) -> Tensor:
+    """Sites drawn from the decoder's bias alone: a start that knows no data."""
+    field = model.decoder.output_bias.expand(num, -1)
+    return model.observed.draw(field, model.observed.noise(num, field, generator))
+
+
+@torch.no_grad()
+def sample(model: DAE, config: RunConfig, flags: Sample) -> Drawn:
+    """Where walk-back chains end, started from noise or from data, parts of them held if wanted."""
+    device = device_of(model)
+    generator = default_generator(flags.seed, device)
+    x, held = starts(model, flags.num, generator), None
+    title = f"{flags.num} chains after {flags.num_steps:,} walk-back steps"
+    if flags.from_data or flags.inpaint is not None:
+        rows = first_rows(flags, config).to(device)
+        if flags.inpaint is not None:
+            filled = half_to_fill(image_shape(config), flags.inpaint, device)
+            held = ~filled
+            title += f", the {flags.inpaint} half filled in"
+        x = rows if flags.from_data or held is None else torch.where(held, rows, x)
+    x = run(
+        walk_back(model, clamp=held),
+        x,
+        flags.num_steps - 1,
+        generator=generator,
+        track=lambda n: bar(n, "walk-back"),
+    )
+    # The last step apart, because its mean is wanted too.
+    field = model.reconstruct(model.corrupt(x, model.corruption_noise(x, generator)))
+    states, means = model.draw(field, model.reconstruction_noise(x, generator)), model.observed.mean(field)
+    if held is not None:
+        states, means = (torch.where(held, x, drawn) for drawn in (states, means))
+    return Drawn(states, means, title)
+
+
+def evaluate(model: DAE, x: Tensor, data: DataSet, flags: Evaluate) -> LikelihoodReport:
+    """The conservative estimate of the chain's likelihood; its chains start at rows of the training data."""
+    check_width(x, model.observed.size, data.name)
+    if flags.method != "auto":
+        raise BadInput(
+            f"A denoising auto-encoder has no density but its chain's: use --method auto, not {flags.method}."
+        )
+    started = time.perf_counter()
+    device = device_of(model)
+    generator = default_generator(flags.seed, device)
+    chains = CHAINS if flags.num_chains is None else flags.num_chains
+    rows = data.train.fixed().to(device)
+    start = rows[torch.randint(len(rows), (chains,), generator=generator, device=device)]
+    steps = max(1, flags.num_samples // chains)
+    fields = chain_fields(model, start, steps, burn_in=BURN_IN, generator=generator, progress=bar)
+    found = csl(model.observed, x, fields, progress=bar)
+    normalised = Estimate(0.0, 0.0, "exact", "normalised by its making", 1)
+    few = found.diagnostics["ess"] < 10
+    warnings = ("Few states of the chain explain a row: CSL is far below the truth; add --num-samples.",) if few else ()
+    seconds = time.perf_counter() - started
+    return LikelihoodReport(found, found, None, normalised, len(x), seconds, dict(found.diagnostics), warnings)
+
+
+@torch.no_grad()
+def pictures(model: DAE, config: RunConfig, generator: torch.Generator, progress: Progress) -> dict[str, Figure]:
+    """Where chains from noise end, the filters of the first layer, and a film strip of chains."""
+    means: list[Tensor] = []
+
+    def keep(step: int, x: Tensor) -> None:
+        if step in FILM_STEPS:
+            field = model.reconstruct(model.corrupt(x, model.corruption_noise(x, generator)))
+            means.append(x if step == 0 else model.observed.mean(field))
+
+    x = starts(model, NUM_SAMPLES, generator)
+    x = run(walk_back(model), x, NUM_STEPS, generator=generator, track=lambda n: progress(n, "walk-back"))
+    field = model.reconstruct(model.corrupt(x, model.corruption_noise(x, generator)))
+    title = (
+        f"{config.model} on {Path(config.data).name}: {NUM_SAMPLES} chains after {NUM_STEPS:,} walk-back steps, means"
+    )
+    figures = {"samples.png": plots.sample_grid(model.observed.mean(field), config.image_shape, title=title)}
+    first = next(iter(model.encoder), model.decoder[0])
+    assert isinstance(first, torch.nn.Linear)
+    figures["filters.png"] = plots.filter_grid(first.weight.T, config.image_shape)
+    if config.image_shape is not None:
+        start = load(config.data, key=config.key).test.fixed()[:FILM_CHAINS].to(x)
+        run(walk_back(model), start, max(FILM_STEPS), generator=generator, observe=keep)
+        figures["film_strip.png"] = plots.film_strip(torch.stack(means), FILM_STEPS, config.image_shape)
+    return figures
+
+
+DAE_FAMILY = Family(
+    name="dae",
+    model=DAE,
+    run_config=run_config,
+    initialise=DAE.initialise_from_data,
+    sample=sample,
+    evaluate=evaluate,
+    pictures=pictures,
+)

@@ -1,0 +1,261 @@
+"""log p(x) of one example after the other, many at once: annealed importance sampling over the latents."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from genmodels.errors import BadInput
+from genmodels.interface import Ancestral, Code, JointDensity, Latents, check_width, require
+from genmodels.likelihood.estimate import Estimate
+from genmodels.likelihood.variational import mean_log_mean_exp
+from genmodels.progress import Progress, no_progress
+from samplers import ais_log_weights, hmc, reverse_ais_log_weights
+from samplers.hmc import PhaseState
+
+Start = Callable[[Tensor], Code]
+"""start(x) -> a distribution over the latents of every row: `model.encode`, or a prior, or any other proposal."""
+
+MAX_CHAINS = 4096  # at once, so that memory does not grow with examples or chains
+PILOT_CHAINS = 64
+SCALE_DRAWS = 64
+
+
+@dataclass(frozen=True)
+class Annealing:
+    """From the start to the posterior: f_β(z) = start(z)^(1−β) p(x, z)^β at `betas`, with HMC transitions.
+
+    `step_sizes` holds that of every temperature but the first, t = k − 1, in units of the start's own deviations of each
+    latent; they come from `tune`, on other chains, so that every transition leaves its f_β exactly invariant.
+    """
+
+    betas: Float[Tensor, " k"]
+    step_sizes: Float[Tensor, " t"]
+    num_leapfrog: int = 10
+
+    @classmethod
+    @torch.no_grad()
+    def tune(
+        cls,
+        model: JointDensity,
+        x: Float[Tensor, "n d"],
+        start: Start,
+        *,
+        num_temperatures: int = 1000,
+        num_leapfrog: int = 10,
+        target_accept: float = 0.65,
+        generator: torch.Generator,
+        progress: Progress = no_progress,
+    ) -> Annealing:
+        """Evenly spaced temperatures, and step sizes that follow the acceptance of 64 pilot chains along them."""
+        if num_temperatures < 1 or num_leapfrog < 1:
+            raise BadInput("Annealing needs at least one temperature and one leapfrog step.")
+        betas = torch.linspace(0, 1, num_temperatures + 1, dtype=torch.float64)
+        rows = x[torch.randint(len(x), (PILOT_CHAINS,), generator=generator, device=x.device)]
+        path = LatentPath(model, rows, start, cls(betas, torch.ones(num_temperatures), num_leapfrog), generator)
+        state, log_step, found = path.start(len(rows), generator), math.log(0.2), []
+        pace = max(0.02, min(0.5, 20 / num_temperatures))
+        for beta in progress(range(1, num_temperatures + 1), "tuning step sizes"):
+            kernel = path.kernel(float(betas[beta]), math.exp(log_step))
+            state, info = kernel.step(path.at(state, float(betas[beta])), generator)
+            state = path.state(state.position)
+            log_step += pace * (float(info["accept_prob"].mean()) - target_accept)
+            found.append(log_step)
+        return cls(betas, torch.tensor(found, dtype=torch.float64).exp(), num_leapfrog)
+
+
+class PathState(NamedTuple):
+    """Flat codes with the two ends' log-densities and slopes there, from which those of every β follow."""
+
+    position: Float[Tensor, "n c"]
+    log_start: Float[Tensor, " n"]
+    log_joint: Float[Tensor, " n"]
+    start_slope: Float[Tensor, "n c"]
+    joint_slope: Float[Tensor, "n c"]
+
+
+class LatentPath:
+    """The latents of the rows of x, a chain a row, from `start` to the posterior. Satisfies `samplers.Path`.
+
+    Positions are in units of the deviations of the start's draws, row by row: a diagonal mass that is fixed beforehand.
+    """
+
+    def __init__(
+        self,
+        model: JointDensity,
+        x: Float[Tensor, "n d"],
+        start: Start,
+        annealing: Annealing,
+        generator: torch.Generator,
+    ):
+        self._model, self._x, self._annealing = model, x, annealing
+        self._code = start(x)
+        self._steps = dict(zip(annealing.betas[1:].tolist(), annealing.step_sizes.tolist(), strict=True))
+        many = self._code.repeat(SCALE_DRAWS).draw(generator)
+        self._sizes = [layer.shape[1] for layer in many]
+        deviation = torch.cat(many, 1).view(SCALE_DRAWS, len(x), -1).std(0)
+        # A latent that the start holds fixed has no scale of its own.
+        self._scale = torch.where(deviation > 0, deviation, 1.0)
+
+    def start(self, num: int, generator: torch.Generator) -> PathState:
+        return self.state_of(self._code.draw(generator))
+
+    def state_of(self, z: Latents) -> PathState:
+        """The path's state at the given latents."""
+        return self.state(torch.cat(z, 1) / self._scale)
+
+    def state(self, position: Float[Tensor, "n c"]) -> PathState:
+        """The path's state at a position."""
+        with torch.enable_grad():
+            leaf = position.detach().requires_grad_()
+            z = self._latents(leaf)
+            log_start, log_joint = self._code.log_prob(z), self._model.log_joint(self._x, z)
+            (start_slope,) = torch.autograd.grad(log_start.sum(), leaf, retain_graph=True)
+            (joint_slope,) = torch.autograd.grad(log_joint.sum(), leaf)
+        return PathState(leaf.detach(), log_start.detach(), log_joint.detach(), start_slope, joint_slope)
+
+    def log_density(self, state: PathState, beta: float) -> Float[Tensor, " n"]:
+        start, joint = state.log_start.double(), state.log_joint.double()
+        # A start that reaches where the model has no mass weighs nothing there, and 0 · ∞ is no number.
+        return (1 - beta) * start + (beta * joint if beta > 0 else torch.zeros_like(joint))
+
+    def transition(self, state: PathState, beta: float, generator: torch.Generator) -> PathState:
+        moved, _ = self.kernel(beta, self._steps[beta]).step(self.at(state, beta), generator)
+        return self.state(moved.position)
+
+    def kernel(self, beta: float, step_size: float):
+        """HMC that leaves f_β invariant."""
+
+        def energy(position: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
+            z = self._latents(position)
+            return -(1 - beta) * self._code.log_prob(z) - beta * self._model.log_joint(self._x, z)
+
+        return hmc(energy, step_size, self._annealing.num_leapfrog)
+
+    def at(self, state: PathState, beta: float) -> PhaseState:
+        """The chains at rest under f_β, with no new evaluation."""
+        energy = -(1 - beta) * state.log_start - beta * state.log_joint
+        gradient = -(1 - beta) * state.start_slope - beta * state.joint_slope
+        still = torch.zeros_like(state.position)
+        return PhaseState(state.position, energy, gradient, still, torch.zeros_like(energy))
+
+    def _latents(self, position: Float[Tensor, "n c"]) -> Latents:
+        return (position * self._scale).split(self._sizes, 1)
+
+
+@torch.no_grad()
+def latent_ais(
+    model: JointDensity,
+    x: Float[Tensor, "n d"],
+    start: Start,
+    annealing: Annealing,
+    *,
+    num_chains: int = 16,
+    generator: torch.Generator,
+    progress: Progress = no_progress,
+) -> Estimate:
+    """Mean over the rows of log p(x) by AIS from `start` to the posterior of each row, nats per example (Wu et al., 2017).
+
+    For continuous latents. In expectation a lower bound, which rises to log p(x) with temperatures and chains: each row's
+    is the logarithm of the mean of `num_chains` unbiased weights (Neal, 2001). The standard error is that of the chains, by
+    the delta method, too small where few chains carry the weight, which the diagnostics' effective sample size shows;
+    `latent_bdmc` measures the gap itself. `annealing` should come from `Annealing.tune`.
+    """
+    return _lower(latent_log_weights(model, x, start, annealing, num_chains, generator, progress), annealing)
+
+
+@torch.no_grad()
+def latent_log_weights(
+    model: JointDensity,
+    x: Float[Tensor, "n d"],
+    start: Start,
+    annealing: Annealing,
+    num_chains: int,
+    generator: torch.Generator,
+    progress: Progress = no_progress,
+    exact: Latents | None = None,
+) -> Float[Tensor, "c n"]:
+    """Log-weights of AIS of every chain and row, float64, nats; in reverse from `exact` latents where they are given."""
+    require(model, JointDensity, by="annealing over latents")
+    check_width(x, x.shape[-1])
+    if num_chains < 1:
+        raise BadInput(f"Annealing needs at least one chain a row, not {num_chains}.")
+    found = torch.empty(num_chains, len(x), dtype=torch.float64, device=x.device)
+    chains = min(num_chains, MAX_CHAINS)
+    rows_at_once = max(1, MAX_CHAINS // chains)
+    batches = [
+        (slice(c, min(c + chains, num_chains)), slice(r, r + rows_at_once))
+        for r in range(0, len(x), rows_at_once)
+        for c in range(0, num_chains, chains)
+    ]
+    for which, rows in (batches[i] for i in progress(range(len(batches)), "annealing over latents")):
+        repeats = which.stop - which.start
+        path = LatentPath(model, x[rows].repeat(repeats, 1), start, annealing, generator)
+        if exact is None:
+            num = repeats * len(x[rows])
+            weight = ais_log_weights(path, annealing.betas, num, generator=generator)
+        else:
+            state = path.state_of(tuple(layer[rows].repeat(repeats, 1) for layer in exact))
+            weight = reverse_ais_log_weights(path, annealing.betas, state, generator=generator)
+        found[which, rows] = weight.view(repeats, -1)
+    return found
+
+
+class Sandwich(NamedTuple):
+    """The mean log p(x) of simulated rows between two bounds, nats per example."""
+
+    lower: Estimate
+    """By forward AIS."""
+    upper: Estimate
+    """By reverse AIS from the latents that the rows were simulated with."""
+    gap: Estimate
+    """Upper minus lower: in expectation at least as large as the error of either."""
+
+
+@torch.no_grad()
+def latent_bdmc(
+    model: JointDensity,
+    start: Start,
+    annealing: Annealing,
+    *,
+    num_rows: int = 100,
+    num_chains: int = 16,
+    generator: torch.Generator,
+    progress: Progress = no_progress,
+) -> Sandwich:
+    """Bidirectional Monte Carlo on rows simulated from the model (Grosse, Ghahramani and Adams, 2015; Wu et al., 2017).
+
+    A simulated row comes with one exact draw of its posterior, from which annealing runs backwards: minus the logarithm of
+    the mean of inverse weights is in expectation an upper bound. The chains of a row share that draw, which leaves the
+    bound and widens its error: standard errors here are those between rows. The gap holds for rows like the model's own.
+    """
+    require(model, JointDensity, Ancestral, by="BDMC")
+    if num_rows < 2:
+        raise BadInput(f"An error bar needs at least 2 simulated rows, not {num_rows}.")
+    assert isinstance(model, Ancestral)
+    x, *z = model.sample(num_rows, generator=generator)
+    forward = latent_log_weights(model, x, start, annealing, num_chains, generator, progress)
+    reverse = latent_log_weights(model, x, start, annealing, num_chains, generator, progress, exact=tuple(z))
+    above = math.log(num_chains) - torch.logsumexp(-reverse, 0)
+    below = torch.logsumexp(forward, 0) - math.log(num_chains)
+    gap = above - below
+    what = f"{num_rows} simulated rows × {num_chains} chains × {len(annealing.betas) - 1} temperatures"
+    upper = Estimate(float(above.mean()), _error(above), "upper", f"reverse latent AIS, {what}", num_rows)
+    difference = Estimate(float(gap.mean()), _error(gap), "upper", f"BDMC gap, {what}", num_rows)
+    return Sandwich(_lower(forward, annealing), upper, difference)
+
+
+def _lower(log_weight: Float[Tensor, "c n"], annealing: Annealing) -> Estimate:
+    value, error, ess = mean_log_mean_exp(log_weight)
+    what = f"latent AIS, {len(log_weight)} chains × {len(annealing.betas) - 1} temperatures"
+    return Estimate(value, error, "lower", what, len(log_weight), {"ess": ess})
+
+
+def _error(rows: Float[Tensor, " n"]) -> float:
+    return float(rows.std() / len(rows) ** 0.5)

@@ -1,0 +1,88 @@
+"""The denoising auto-encoder on the command line, from end to end on 30 rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from genmodels import DAE
+from genmodels.cli import main
+from genmodels.data import load
+from genmodels.families import dae
+from genmodels.runs import load_model
+
+TRAIN = ["--data", "bars-and-stripes", "--epochs", "3", "--device", "cpu"]
+PICTURES = ("samples.png", "filters.png", "film_strip.png", "curves.png")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_chains():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dae, "NUM_STEPS", 5)
+        patch.setattr(dae, "BURN_IN", 3)
+        patch.setattr(dae, "FILM_STEPS", (0, 1, 3))
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, short_chains) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "dae"
+    assert main(["train", "dae", "--out", str(out), *TRAIN, "--hidden", "5", "4", "--hidden-noise", "0.3"]) == 0
+    return out
+
+
+def said(capsys, *arguments: object) -> str:
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+def test_a_run_holds_its_pictures(run: Path) -> None:
+    assert {path.name for path in run.iterdir()} >= {"checkpoint.safetensors", *PICTURES}
+    model, config = load_model(run)
+    assert isinstance(model, DAE)
+    assert config.objective_options == {"walk_back": 3}
+
+
+def test_evaluate_gives_the_conservative_estimate(capsys, run: Path) -> None:
+    report = json.loads(said(capsys, "evaluate", run, "--num-samples", "60", "--num-chains", "20", "--json"))
+    assert report["lower"] == report["log_likelihood"]
+    assert (report["lower"]["bound"], report["upper"]) == ("lower", None)
+    assert report["lower"]["method"] == "CSL, 20 chains × 3 states"
+    assert main(["evaluate", str(run), "--method", "ais"]) == 2
+    assert "no density but its chain's" in capsys.readouterr().err
+
+
+def test_plot_and_resume_take_a_finished_run_up(capsys, run: Path) -> None:
+    for command in (("plot", run), ("train", "--resume", run)):
+        assert set(said(capsys, *command).split()) >= {str(run / name) for name in PICTURES}
+
+
+@pytest.mark.parametrize("start", [[], ["--from-data"]])
+def test_sample_runs_chains_and_fills_in(capsys, run: Path, tmp_path: Path, start: list[str]) -> None:
+    flags = ["--num", "6", "--num-steps", "3", "--out", tmp_path / "s.png", "--save", tmp_path / "s.npz", *start]
+    said(capsys, "sample", run, *flags)
+    with np.load(tmp_path / "s.npz") as saved:
+        assert set(np.unique(saved["states"])) <= {0, 1}
+        assert ((saved["means"] > 0) & (saved["means"] < 1)).all()
+    said(capsys, "sample", run, *flags, "--inpaint", "left")
+    with np.load(tmp_path / "s.npz") as saved:
+        right = np.s_[:, [2, 3, 6, 7, 10, 11, 14, 15]]
+        for values in (saved["states"], saved["means"]):
+            np.testing.assert_array_equal(values[right], load("bars-and-stripes").test.fixed()[:6].numpy()[right])
+
+
+def test_real_data_are_reconstructed_by_normals(capsys, tmp_path: Path) -> None:
+    np.save(tmp_path / "own.npy", np.random.default_rng(0).normal(3, 2, (60, 7)))
+    flags = ["--corruption", "gaussian", "--corruption-level", "0.5", "--hidden", "4", "--walk-back", "1"]
+    out = said(
+        capsys, "train", "dae", "--data", tmp_path / "own.npy", "--out", tmp_path / "run", "--epochs", "2", *flags
+    )
+    assert "film_strip.png" not in out
+    model, _ = load_model(tmp_path / "run")
+    assert (model.observed.config()["type"], model.corruption.config()["std"]) == ("Gaussian", 0.5)
