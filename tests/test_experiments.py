@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments import dae_mnist, mixing_rbm, ptt_mnist, rbm_mnist, vae_frey, vae_mnist
+from experiments import dae_mnist, mixing_rbm, ptt_mnist, rbm_mnist, score_digits, vae_frey, vae_mnist
 from experiments.benchmarks import continuous, cuda, pcd_epoch, speed
 from experiments.results import mean_of
 from genmodels.likelihood import Estimate
@@ -59,13 +59,20 @@ def test_mixing_rbm(tmp_path: Path) -> None:
 
 
 def test_vae_mnist(tmp_path: Path) -> None:
-    arguments = {"smoke": True, "out": tmp_path / "runs", "results": tmp_path}
-    vae_mnist.main(**arguments, only="long")
-    metrics = check_shape(vae_mnist.main(**arguments))["metrics"]
-    for name in ("long", "one_layer", "one_layer_iwae_50", "two_layers"):
-        assert metrics[f"{name}_bound"]["bound"] == "lower"
-    assert metrics["long_ais_of_annealed"]["bound"] == "lower"
-    assert (tmp_path / "vae_mnist_samples.png").is_file()
+    paths = vae_mnist.main(smoke=True, out=tmp_path / "runs", results=tmp_path)
+    found = {path.stem.removeprefix("vae_mnist_"): check_shape(path)["metrics"] for path in paths}
+    assert list(found) == ["long", "one_layer", "one_layer_iwae_50", "two_layers"]
+    assert all(metrics[f"{name}_bound"]["bound"] == "lower" for name, metrics in found.items())
+    assert found["long"]["long_ais_of_annealed"]["bound"] == "lower"
+    assert (tmp_path / "vae_mnist_long.png").is_file()
+    (again,) = vae_mnist.main(smoke=True, only="long", out=tmp_path / "runs", results=tmp_path)
+    assert check_shape(again)["metrics"] == found["long"]
+
+
+def test_score_digits(tmp_path: Path) -> None:
+    metrics = check_shape(score_digits.main(smoke=True, out=tmp_path / "runs", results=tmp_path))["metrics"]
+    assert metrics["test_bits_per_dimension"]["value"] > 0
+    assert (tmp_path / "score_digits.png").is_file()
 
 
 def test_vae_frey(tmp_path: Path) -> None:
