@@ -6,16 +6,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from genmodels.dae import DAE
     from genmodels.errors import BadInput
+    from genmodels.psd import PSD
     from genmodels.rbm import RBM
+    from genmodels.sparse_coding import SparseCoding
     from genmodels.units import Bernoulli, Categorical, Gaussian
     from genmodels.vae import VAE
 
-__all__ = ["DAE", "RBM", "VAE", "BadInput", "Bernoulli", "Categorical", "Gaussian"]
+__all__ = ["DAE", "PSD", "RBM", "VAE", "BadInput", "Bernoulli", "Categorical", "Gaussian", "SparseCoding"]
 
 _HOMES = {
     "DAE": "dae",
     "BadInput": "errors",
+    "PSD": "psd",
     "RBM": "rbm",
+    "SparseCoding": "sparse_coding",
     "VAE": "vae",
     "Bernoulli": "units",
     "Categorical": "units",

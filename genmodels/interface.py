@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -141,6 +141,24 @@ class RateDistortion(Capability):
         A rate is log q − log p of a group of latents, in closed form where there is one and else at the draw, so that
         distortion plus all rates is an unbiased estimate of −ELBO, nats.
         """
+
+
+class Optimum(NamedTuple):
+    """Latents of low energy, and how low."""
+
+    z: Latents
+    energy: Float[Tensor, " n"]
+    """E(x, z), nats."""
+    gap: Float[Tensor, " n"]
+    """At least E(x, z) − min E, nats; infinite where nothing is known, as for an energy with several minima."""
+
+
+class MapInference(JointEnergy):
+    """The most probable latents: argmin_z E(x, z)."""
+
+    @abstractmethod
+    def infer(self, x: Float[Tensor, "n d"]) -> Optimum:
+        """argmin_z E(x, z), and how far from the optimum it is at most."""
 
 
 class FreeEnergy(Capability):

@@ -25,13 +25,16 @@ from genmodels.monitor import monitor, tensorboard
 from genmodels.objectives import (
     Objective,
     Penalty,
+    amortised_map,
     cd,
     denoising,
+    dictionary_learning,
     dreg,
     elbo,
     fpcd,
     iwae,
     pcd,
+    psd,
     ptt,
     reweighted_wake_sleep,
 )
@@ -47,6 +50,9 @@ PICTURES = (
     "interpolation.png",
     "rates.png",
     "plane.png",
+    "reconstructions.png",
+    "codes.png",
+    "encoder.png",
     "curves.png",
     "likelihood.png",
 )
@@ -63,6 +69,9 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "iwae": iwae,
     "dreg": dreg,
     "rws": reweighted_wake_sleep,
+    "dictionary": dictionary_learning,
+    "psd": psd,
+    "amortised": amortised_map,
 }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments import dae_mnist, mixing_rbm, ptt_mnist, rbm_mnist, score_digits, vae_frey, vae_mnist
+from experiments import dae_mnist, mixing_rbm, ptt_mnist, rbm_mnist, score_digits, sparse_coding, vae_frey, vae_mnist
 from experiments.benchmarks import continuous, cuda, pcd_epoch, speed
 from experiments.results import mean_of
 from genmodels.likelihood import Estimate
@@ -86,6 +86,14 @@ def test_dae_mnist(tmp_path: Path) -> None:
     assert metrics["csl_walk_back"]["bound"] == metrics["csl_plain"]["bound"] == "lower"
     assert metrics["parzen_plain"]["bound"] == "none"
     assert (tmp_path / "dae_mnist_walk_back.png").is_file()
+
+
+def test_sparse_coding(tmp_path: Path) -> None:
+    metrics = check_shape(sparse_coding.main(smoke=True, out=tmp_path / "runs", results=tmp_path))["metrics"]
+    assert {"lasso_over_sklearn", "dictionary_over_sklearn", "psd_speedup", "psd_energy_excess"} <= set(metrics)
+    assert metrics["lasso_largest_gap"]["value"] <= 1e-6
+    assert metrics["excess_fista_10"]["value"] < metrics["excess_ista_10"]["value"]
+    assert (tmp_path / "sparse_coding_dictionary.png").is_file()
 
 
 def test_pcd_epoch(tmp_path: Path) -> None:

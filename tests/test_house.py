@@ -57,7 +57,20 @@ def test_the_library_imports_no_experiment(name: str) -> None:
 
 
 def test_a_model_file_knows_no_objective_estimator_sampler_or_other_model() -> None:
-    for name in ("rbm", "vae", "networks", "boltzmann", "units", "interface"):
+    for name in (
+        "rbm",
+        "vae",
+        "sparse_coding",
+        "lasso",
+        "priors",
+        "gaussian_codes",
+        "psd",
+        "code_encoders",
+        "networks",
+        "boltzmann",
+        "units",
+        "interface",
+    ):
         for imported in imports(f"genmodels.{name}"):
             assert not imported.startswith(("genmodels.objectives", "genmodels.likelihood", "genmodels.fit")), name
             assert not imported.startswith("samplers") or imported.startswith("samplers.fused"), name

@@ -395,7 +395,6 @@ def test_annealing_a_large_model_agrees_with_float32():
         ("auto", False, (256, 256), torch.float32, False),
         ("lookup", True, (3, 5), torch.float32, True),
         ("float32", True, (256, 256), torch.float32, False),
-        ("triton", True, (256, 256), torch.float32, False),
     ],
 )
 def test_layers_take_it_where_it_is_right_and_pays(precision, binary: bool, shape: tuple[int, int], dtype, taken: bool):

@@ -14,6 +14,8 @@ from genmodels.families import FAMILIES, Family
 from genmodels.fit import CHECKPOINT, ShowProgress
 from genmodels.flags import StoredModel, Train, TrainDae, TrainRbm, TrainVae
 from genmodels.flags.common import TrainModel
+from genmodels.flags.psd import TrainPsd
+from genmodels.flags.sparse_coding import TrainSparseCoding
 from genmodels.pictures import write_pictures
 from genmodels.progress import bar, training_bar
 
@@ -21,6 +23,8 @@ FAMILY_OF: dict[type[TrainModel], Family] = {
     TrainRbm: FAMILIES["rbm"],
     TrainVae: FAMILIES["vae"],
     TrainDae: FAMILIES["dae"],
+    TrainSparseCoding: FAMILIES["sparse-coding"],
+    TrainPsd: FAMILIES["psd"],
 }
 
 

@@ -33,7 +33,7 @@ RATE_ROWS = 1000
 _CHAINS, _TEMPERATURES = 16, 1000
 
 
-def sample(model: VAE, config: RunConfig, flags: Sample) -> Drawn:
+def sample(model: Any, config: RunConfig, flags: Sample) -> Drawn:
     """Independent draws; or the missing halves of images, by a chain over them and the code."""
     device = device_of(model)
     generator = default_generator(flags.seed, device)
@@ -49,7 +49,7 @@ def sample(model: VAE, config: RunConfig, flags: Sample) -> Drawn:
     return Drawn(states, model.observed_mean(tuple(z)), f"{flags.num} independent draws")
 
 
-def _filled(model: VAE, x: Tensor, held: Tensor, flags: Sample, generator: torch.Generator) -> Drawn:
+def _filled(model: Any, x: Tensor, held: Tensor, flags: Sample, generator: torch.Generator) -> Drawn:
     kernel = metropolis_within_gibbs(model, held)
     start = (x, model.encode(x).draw(generator))
     state, z = run(
@@ -59,7 +59,7 @@ def _filled(model: VAE, x: Tensor, held: Tensor, flags: Sample, generator: torch
     return Drawn(state, torch.where(held, state, model.observed_mean(z)), title)
 
 
-def evaluate(model: VAE, x: Tensor, data: DataSet, flags: Evaluate) -> LikelihoodReport:
+def evaluate(model: Any, x: Tensor, data: DataSet, flags: Evaluate) -> LikelihoodReport:
     """A lower bound in expectation: the ELBO, the importance-weighted bound, or annealing over the latents."""
     check_width(x, model.observed.size, data.name)
     model.observed.check(x)
@@ -72,7 +72,7 @@ def evaluate(model: VAE, x: Tensor, data: DataSet, flags: Evaluate) -> Likelihoo
     )
 
 
-def _estimate(model: VAE, x: Tensor, flags: Evaluate, generator: torch.Generator) -> Estimate:
+def _estimate(model: Any, x: Tensor, flags: Evaluate, generator: torch.Generator) -> Estimate:
     common: dict[str, Any] = {"generator": generator, "progress": bar}
     if flags.method == "elbo":
         return elbo(model, x, num_samples=flags.num_samples, **common)

@@ -10,7 +10,9 @@ from tyro.conf import Positional, arg, subcommand
 
 from genmodels.flags.common import Off, OptionalInt, OptionalPath, OptionalText
 from genmodels.flags.dae import TrainDae
+from genmodels.flags.psd import TrainPsd
 from genmodels.flags.rbm import TrainRbm
+from genmodels.flags.sparse_coding import TrainSparseCoding
 from genmodels.flags.vae import TrainVae
 
 Half = Literal["upper", "lower", "left", "right"]
@@ -30,6 +32,8 @@ class Train:
         Annotated[TrainRbm, subcommand("rbm")]
         | Annotated[TrainVae, subcommand("vae")]
         | Annotated[TrainDae, subcommand("dae")]
+        | Annotated[TrainSparseCoding, subcommand("sparse-coding")]
+        | Annotated[TrainPsd, subcommand("psd")]
         | Annotated[StoredModel, subcommand("stored")]
     ) = StoredModel()
     resume: Annotated[Path | None, arg(metavar="RUN", help_behavior_hint="")] = None

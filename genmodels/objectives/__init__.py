@@ -2,23 +2,28 @@
 
 from genmodels.objectives.contrastive import cd, fpcd, pcd
 from genmodels.objectives.denoising import denoising
+from genmodels.objectives.dictionary import dictionary_learning
 from genmodels.objectives.elbo import dreg, elbo, iwae, reweighted_wake_sleep
 from genmodels.objectives.noise_levels import noise_levels
 from genmodels.objectives.objective import Objective
 from genmodels.objectives.phases import Penalty
+from genmodels.objectives.psd import amortised_map, psd
 from genmodels.objectives.ptt import ptt
 
 __all__ = [
     "Objective",
     "Penalty",
+    "amortised_map",
     "cd",
     "denoising",
+    "dictionary_learning",
     "dreg",
     "elbo",
     "fpcd",
     "iwae",
     "noise_levels",
     "pcd",
+    "psd",
     "ptt",
     "reweighted_wake_sleep",
 ]

@@ -1,0 +1,152 @@
+"""What sparse coding costs beside scikit-learn: the lasso for many examples, and learning a dictionary."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from sklearn.decomposition import MiniBatchDictionaryLearning, sparse_encode
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+
+from genmodels.data.examples import Examples
+from genmodels.fit import Settings, fit
+from genmodels.lasso import Lasso, solve
+from genmodels.objectives import dictionary_learning
+from genmodels.priors import LaplacePrior
+from genmodels.sparse_coding import SparseCoding
+from genmodels.units import Gaussian
+
+
+class Race(NamedTuple):
+    """Medians over alternating repeats, seconds, and the ratio of ours to theirs."""
+
+    ours: float
+    theirs: float
+    ratio: float
+
+
+class LassoRace(NamedTuple):
+    race: Race
+    largest_gap: float
+    """Of our codes: at least the distance of their objective from the optimum."""
+    largest_excess: float
+    """Of scikit-learn's objective over ours, of one example."""
+
+
+class DictionaryRace(NamedTuple):
+    race: Race
+    objective: float
+    """Mean validation objective that scikit-learn ended at, and that we had to reach."""
+    reached: float
+    """Ours, at the end of the first epoch that reached it."""
+
+
+def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
+    """How long the work took, and what it returned."""
+    started = time.perf_counter()
+    found = work()
+    return time.perf_counter() - started, found
+
+
+def _race(pairs: list[tuple[float, float]]) -> Race:
+    ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
+    return Race(ours, theirs, statistics.median(our / their for our, their in pairs))
+
+
+def lasso_race(x: Float[Tensor, "n d"], dictionary: Float[Tensor, "d k"], penalty: float, repeats: int) -> LassoRace:
+    """`solve` to a gap of 1e-6 beside `sparse_encode(algorithm="lasso_cd")`, which both get the same float64 arrays."""
+    x, dictionary = x.double(), dictionary.double()
+    rows, atoms = x.numpy(), np.ascontiguousarray(dictionary.T.numpy())
+    solve(Lasso(x[:5], dictionary, penalty))  # compiles on a new machine
+    pairs, ours, theirs = [], None, None
+    for _ in range(repeats):
+        slow, theirs = seconds(lambda: sparse_encode(rows, atoms, algorithm="lasso_cd", alpha=penalty))
+        fast, ours = seconds(lambda: solve(Lasso(x, dictionary, penalty)))
+        pairs.append((fast, slow))
+    assert ours is not None
+    assert theirs is not None
+    problem, code = Lasso(x, dictionary, penalty), torch.from_numpy(theirs)
+    objective, _ = problem.measure(code, code @ problem.gram - problem.correlation)
+    return LassoRace(_race(pairs), float(ours.gap.max()), float((objective - ours.objective).max()))
+
+
+def validation_objective(x: Float[Tensor, "n d"], dictionary: Float[Tensor, "d k"], penalty: float) -> float:
+    """Mean of min_z ½|x − D z|² + λ|z|₁."""
+    return float(solve(Lasso(x.double(), dictionary.double(), penalty), tolerance=1e-4).objective.mean())
+
+
+def dictionary_race(
+    x: Float[Tensor, "n d"],
+    valid: Float[Tensor, "m d"],
+    codes: int,
+    penalty: float,
+    *,
+    passes: int,
+    batch_size: int,
+    repeats: int,
+    seed: int,
+) -> DictionaryRace:
+    """Ours to the validation objective of `MiniBatchDictionaryLearning` after some passes, from the same first atoms.
+
+    Both learn from the same rows in batches of their own best size: 256, scikit-learn's default, and `batch_size`. Time for
+    validating is not counted.
+    """
+    start = torch.nn.functional.normalize(x[:codes], dim=1)
+    pairs, objective, reached = [], 0.0, 0.0
+    for _ in range(repeats):
+        slow, atoms = seconds(lambda: _scikit_learn(x, start, penalty, passes, seed))
+        objective = validation_objective(valid, atoms, penalty)
+        fast, reached = _ours(x, valid, start, penalty, objective, passes, batch_size, seed)
+        pairs.append((fast, slow))
+    return DictionaryRace(_race(pairs), objective, reached)
+
+
+def _scikit_learn(x: Tensor, start: Tensor, penalty: float, passes: int, seed: int) -> Tensor:
+    # No early stop, so that it makes all of its passes.
+    options: dict[str, Any] = {"alpha": penalty, "tol": 0.0, "max_no_improvement": None}
+    learner = MiniBatchDictionaryLearning(
+        n_components=len(start),
+        max_iter=passes,
+        batch_size=256,
+        fit_algorithm="cd",
+        dict_init=start.double().numpy(),
+        random_state=seed,
+        **options,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        learner.fit(x.double().numpy())
+    return torch.from_numpy(learner.components_).T
+
+
+def _ours(
+    x: Tensor, valid: Tensor, start: Tensor, penalty: float, wanted: float, passes: int, batch_size: int, seed: int
+) -> tuple[float, float]:
+    """Seconds and objective at the end of the first epoch that is as good, or of the last of twice as many."""
+    model = SparseCoding(Gaussian(x.shape[1], variance=penalty), LaplacePrior(len(start)), learn_noise=False)
+    with torch.no_grad():
+        model.dictionary.copy_(start.T)
+    found: list[tuple[float, float]] = []
+
+    def watch(record, current):
+        found.append((record["seconds"], validation_objective(valid, current.dictionary.detach(), penalty)))
+
+    settings = Settings(
+        epochs=2 * passes,
+        batch_size=batch_size,
+        learning_rate=1.0,
+        schedule="constant",
+        average=0.0,
+        seed=seed,
+        device="cpu",
+    )
+    fit(model, dictionary_learning(model, tolerance=0.05), Examples(x), settings, callbacks=[watch])
+    enough = next((i for i, (_, objective) in enumerate(found) if objective <= wanted), len(found) - 1)
+    return sum(epoch for epoch, _ in found[: enough + 1]), found[enough][1]
