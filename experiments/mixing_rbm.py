@@ -193,7 +193,7 @@ def equilibrium(config: Config, model: RBM, base: Tensor, generator: torch.Gener
     particles = smc(path, config.num_reference, betas=betas, generator=generator)
     weights = particles.log_weight.softmax(0)
     rows = torch.multinomial(weights, config.num_reference, replacement=True, generator=generator)
-    return particles.state.even[0][rows], path.log_z0 + float(particles.log_z_ratio)
+    return particles.state.kept[0][rows], path.log_z0 + float(particles.log_z_ratio)
 
 
 def model_at(model: RBM, trajectory: Trajectory, point: Tensor) -> RBM:

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from genmodels.dae import DAE
+    from genmodels.dbm import DBM
+    from genmodels.dbn import DBN
     from genmodels.errors import BadInput
     from genmodels.psd import PSD
     from genmodels.rbm import RBM
@@ -12,11 +14,13 @@ if TYPE_CHECKING:
     from genmodels.units import Bernoulli, Categorical, Gaussian
     from genmodels.vae import VAE
 
-__all__ = ["DAE", "PSD", "RBM", "VAE", "BadInput", "Bernoulli", "Categorical", "Gaussian", "SparseCoding"]
+__all__ = ["DAE", "DBM", "DBN", "PSD", "RBM", "VAE", "BadInput", "Bernoulli", "Categorical", "Gaussian", "SparseCoding"]
 
 _HOMES = {
     "DAE": "dae",
     "BadInput": "errors",
+    "DBM": "dbm",
+    "DBN": "dbn",
     "PSD": "psd",
     "RBM": "rbm",
     "SparseCoding": "sparse_coding",

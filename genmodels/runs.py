@@ -37,6 +37,7 @@ from genmodels.objectives import (
     psd,
     ptt,
     reweighted_wake_sleep,
+    variational_pcd,
 )
 from genmodels.run_config import RunConfig
 from genmodels.training_state import part
@@ -64,6 +65,7 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "pcd": pcd,
     "fpcd": fpcd,
     "ptt": ptt,
+    "variational_pcd": variational_pcd,
     "elbo": elbo,
     "denoising": denoising,
     "iwae": iwae,

@@ -9,7 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments import dae_mnist, mixing_rbm, ptt_mnist, rbm_mnist, score_digits, sparse_coding, vae_frey, vae_mnist
+from experiments import (
+    dae_mnist,
+    dbm_mnist,
+    dbn_mnist,
+    mixing_rbm,
+    ptt_mnist,
+    rbm_mnist,
+    score_digits,
+    sparse_coding,
+    vae_frey,
+    vae_mnist,
+)
 from experiments.benchmarks import continuous, cuda, pcd_epoch, speed
 from experiments.results import mean_of
 from genmodels.likelihood import Estimate
@@ -94,6 +105,22 @@ def test_sparse_coding(tmp_path: Path) -> None:
     assert metrics["lasso_largest_gap"]["value"] <= 1e-6
     assert metrics["excess_fista_10"]["value"] < metrics["excess_ista_10"]["value"]
     assert (tmp_path / "sparse_coding_dictionary.png").is_file()
+
+
+def test_dbm_mnist(tmp_path: Path) -> None:
+    metrics = check_shape(dbm_mnist.main(smoke=True, out=tmp_path / "runs", results=tmp_path))["metrics"]
+    for way in ("greedy", "joint"):
+        assert metrics[f"{way}_variational_bound"]["bound"] == "none"
+        assert metrics[f"{way}_importance_weighted_reverse"]["bound"] == "lower"
+        assert (tmp_path / f"dbm_mnist_{way}_inpainting.png").is_file()
+    assert metrics["bottom_log_likelihood"]["bound"] == "upper"
+
+
+def test_dbn_mnist(tmp_path: Path) -> None:
+    metrics = check_shape(dbn_mnist.main(smoke=True, out=tmp_path / "runs", results=tmp_path))["metrics"]
+    assert metrics["importance_weighted"]["bound"] == "none"
+    assert metrics["importance_weighted_reverse"]["bound"] == "lower"
+    assert (tmp_path / "dbn_mnist_samples_from_digits.png").is_file()
 
 
 def test_pcd_epoch(tmp_path: Path) -> None:

@@ -59,6 +59,8 @@ def test_the_library_imports_no_experiment(name: str) -> None:
 def test_a_model_file_knows_no_objective_estimator_sampler_or_other_model() -> None:
     for name in (
         "rbm",
+        "dbm",
+        "dbn",
         "vae",
         "sparse_coding",
         "lasso",

@@ -151,7 +151,7 @@ def test_path_ends_at_the_model_and_starts_at_a_known_z(pair: tuple[str, str]):
     torch.testing.assert_close(path.log_density(state, 1.0), -model.free_energy(x), rtol=0, atol=1e-10)
     start = log_measure + path.log_density(state, 0.0)
     assert float(start.logsumexp(0)) == pytest.approx(path.log_z0, abs=1e-10)
-    draws = path.start(20_000, generator()).even[0]
+    draws = path.start(20_000, generator()).kept[0]
     model.visible.check(draws)
     # |z| < 6 for at most 10 sites: false alarms 2e-8.
     assert float(z_scores(draws, model.visible.mean(base_of(model))).abs().max()) < 6

@@ -119,7 +119,7 @@ def test_weighted_particles_are_draws_from_the_target(seed: int):
     expected = torch.softmax(-model.free_energy(x), 0).detach() @ x
 
     def mean(particles: Particles) -> Tensor:
-        return torch.softmax(particles.log_weight, 0) @ particles.state.even[0]
+        return torch.softmax(particles.log_weight, 0) @ particles.state.kept[0]
 
     randoms = generator(seed)
     draws = torch.stack([mean(smc(path, 503, generator=randoms, betas=BETAS)) for _ in range(100)])

@@ -12,7 +12,7 @@ from genmodels.data import load
 from genmodels.errors import BadInput
 from genmodels.families import FAMILIES, Family
 from genmodels.fit import CHECKPOINT, ShowProgress
-from genmodels.flags import StoredModel, Train, TrainDae, TrainRbm, TrainVae
+from genmodels.flags import StoredModel, Train, TrainDae, TrainDbm, TrainRbm, TrainVae
 from genmodels.flags.common import TrainModel
 from genmodels.flags.psd import TrainPsd
 from genmodels.flags.sparse_coding import TrainSparseCoding
@@ -21,6 +21,7 @@ from genmodels.progress import bar, training_bar
 
 FAMILY_OF: dict[type[TrainModel], Family] = {
     TrainRbm: FAMILIES["rbm"],
+    TrainDbm: FAMILIES["dbm"],
     TrainVae: FAMILIES["vae"],
     TrainDae: FAMILIES["dae"],
     TrainSparseCoding: FAMILIES["sparse-coding"],

@@ -1,6 +1,7 @@
 """The families of models that runs can be made of."""
 
 from genmodels.families.dae import DAE_FAMILY
+from genmodels.families.dbm import DBM_FAMILY
 from genmodels.families.family import Drawn, Family
 from genmodels.families.psd import PSD_FAMILY
 from genmodels.families.rbm import RBM_FAMILY
@@ -8,7 +9,7 @@ from genmodels.families.sparse_coding import SPARSE_CODING_FAMILY
 from genmodels.families.vae import VAE_FAMILY
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (RBM_FAMILY, VAE_FAMILY, DAE_FAMILY, SPARSE_CODING_FAMILY, PSD_FAMILY)
+    family.name: family for family in (RBM_FAMILY, DBM_FAMILY, VAE_FAMILY, DAE_FAMILY, SPARSE_CODING_FAMILY, PSD_FAMILY)
 }
 
 __all__ = ["FAMILIES", "Drawn", "Family"]

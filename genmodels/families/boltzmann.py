@@ -1,20 +1,28 @@
-"""What layered Boltzmann machines share: block Gibbs chains, and pictures of them."""
+"""What layered Boltzmann machines share: block Gibbs chains, pictures of them, and likelihoods by annealing."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from genmodels import plots
 from genmodels.boltzmann import LayeredBoltzmann
 from genmodels.chains import film, half_to_fill, independent_start, run_chains, start_at
-from genmodels.families.common import first_rows, image_shape
+from genmodels.data import DataSet
+from genmodels.dbm import DBM
+from genmodels.families.common import device_of, first_rows, image_shape
 from genmodels.families.family import Drawn
-from genmodels.flags import Sample
+from genmodels.flags import Evaluate, Sample
+from genmodels.flags.boltzmann import TrainBoltzmann
 from genmodels.interface import default_generator
+from genmodels.likelihood import LikelihoodReport, log_likelihood
+from genmodels.likelihood.report import Method
 from genmodels.progress import Progress, bar
+from genmodels.rbm import RBM
 from genmodels.run_config import RunConfig
 
 FILM_STEPS = (0, 1, 2, 5, 10, 30, 100, 300, 1000)
@@ -39,6 +47,31 @@ def sample(model: LayeredBoltzmann, config: RunConfig, flags: Sample) -> Drawn:
         start = start_at(model, x)
     chains = run_chains(model, start, flags.num_steps, generator=generator, held=held, progress=bar)
     return Drawn(chains.states, chains.means, title)
+
+
+def annealed(model: RBM | DBM, x: Tensor, data: DataSet, flags: Evaluate, method: Method) -> LikelihoodReport:
+    """The report of `log_likelihood`, annealing from the base rates of the training data."""
+    device = device_of(model)
+    return log_likelihood(
+        model,
+        x,
+        method=method,
+        base=data.train.fixed().to(device),
+        num_chains=100 if flags.num_chains is None else flags.num_chains,
+        num_temperatures=14_500 if flags.num_temperatures is None else flags.num_temperatures,
+        schedule=flags.schedule,
+        num_steps=flags.num_steps,
+        generator=default_generator(flags.seed, device),
+        progress=bar,
+    )
+
+
+def penalty_options(flags: TrainBoltzmann) -> dict[str, Any]:
+    """The penalty among the options of an objective, if there is any."""
+    if not (flags.l1 or flags.l2 or flags.sparsity_cost):
+        return {}
+    names = ("l1", "l2", "sparsity_target", "sparsity_cost")
+    return {"penalty": {name: getattr(flags, name) for name in names}}
 
 
 def pictures(

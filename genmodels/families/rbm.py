@@ -9,16 +9,15 @@ from torch import Tensor
 
 from genmodels.data import DataSet
 from genmodels.errors import BadInput
-from genmodels.families.boltzmann import pictures, sample
-from genmodels.families.common import device_of, settings_from
+from genmodels.families.boltzmann import annealed, penalty_options, pictures, sample
+from genmodels.families.common import settings_from
 from genmodels.families.family import Family
 from genmodels.flags import Evaluate
 from genmodels.flags.rbm import TrainRbm
-from genmodels.interface import check_width, default_generator
+from genmodels.interface import check_width
 from genmodels.layers import named_layer, visible_layer
-from genmodels.likelihood import LikelihoodReport, log_likelihood
+from genmodels.likelihood import LikelihoodReport
 from genmodels.monitor import MonitorOptions
-from genmodels.progress import bar
 from genmodels.rbm import RBM
 from genmodels.run_config import RunConfig
 
@@ -49,19 +48,7 @@ def evaluate(model: RBM, x: Tensor, data: DataSet, flags: Evaluate) -> Likelihoo
     check_width(x, model.visible.size, data.name)
     if flags.method in ("elbo", "iwae"):
         raise BadInput(f"An RBM's latents are summed out: use --method auto, exact, ais or raise, not {flags.method}.")
-    device = device_of(model)
-    return log_likelihood(
-        model,
-        x,
-        method=flags.method,
-        base=data.train.fixed().to(device),
-        num_chains=100 if flags.num_chains is None else flags.num_chains,
-        num_temperatures=14_500 if flags.num_temperatures is None else flags.num_temperatures,
-        schedule=flags.schedule,
-        num_steps=flags.num_steps,
-        generator=default_generator(flags.seed, device),
-        progress=bar,
-    )
+    return annealed(model, x, data, flags, flags.method)
 
 
 def _objective_options(flags: TrainRbm) -> dict[str, Any]:
@@ -72,14 +59,7 @@ def _objective_options(flags: TrainRbm) -> dict[str, Any]:
                 "The chains of cd are the rows of the batch: leave --num-chains out, or use pcd, fpcd or ptt."
             )
         options["num_chains"] = flags.num_chains
-    if flags.l1 or flags.l2 or flags.sparsity_cost:
-        options["penalty"] = {
-            "l1": flags.l1,
-            "l2": flags.l2,
-            "sparsity_target": flags.sparsity_target,
-            "sparsity_cost": flags.sparsity_cost,
-        }
-    return options
+    return options | penalty_options(flags)
 
 
 RBM_FAMILY = Family(

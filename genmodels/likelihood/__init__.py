@@ -7,7 +7,7 @@ from genmodels.likelihood.exact import exact_log_z
 from genmodels.likelihood.latent_ais import Annealing, Sandwich, latent_ais, latent_bdmc
 from genmodels.likelihood.probability_flow import probability_flow
 from genmodels.likelihood.pseudo import pseudo_likelihood
-from genmodels.likelihood.report import LikelihoodReport, log_likelihood
+from genmodels.likelihood.report import LikelihoodReport, bound_report, importance_weighted, log_likelihood
 from genmodels.likelihood.trajectory import TrajectoryLogZ, trajectory_log_z
 from genmodels.likelihood.variational import elbo, importance_bound, log_weights
 
@@ -20,11 +20,13 @@ __all__ = [
     "TrajectoryLogZ",
     "ais_log_z",
     "best_bandwidth",
+    "bound_report",
     "chain_fields",
     "csl",
     "elbo",
     "exact_log_z",
     "importance_bound",
+    "importance_weighted",
     "latent_ais",
     "latent_bdmc",
     "log_likelihood",

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from genmodels.boltzmann import LayeredBoltzmann
+from genmodels.dbm import DBM
 from genmodels.errors import BadInput
-from genmodels.interface import FreeEnergy, check_width, require
+from genmodels.interface import check_width, require
 from genmodels.likelihood.estimate import Bound, Estimate, effective_sample_size, log_mean_exp, log_mean_exp_error
+from genmodels.likelihood.exact import mean_free_energy
 from genmodels.progress import Progress, no_progress
 from genmodels.rbm import RBM
 from samplers import ais_log_weights, gibbs, reverse_ais_log_weights, run
@@ -19,32 +22,43 @@ from samplers.annealing import Track
 from samplers.fused import Precision
 
 MAX_PARALLEL_CHAINS = 4096
+Block = Literal["even", "odd"]
 
 
 class PathState(NamedTuple):
-    """States of the even layers, with what makes log-densities at any temperature cheap."""
+    """States of the kept layers, with what makes log-densities at any temperature cheap."""
 
-    even: tuple[Tensor, ...]
-    odd_fields: tuple[Tensor, ...]
+    kept: tuple[Tensor, ...]
+    fields: tuple[Tensor, ...]
+    """Of the layers that are summed out."""
     linear: Float[Tensor, " n"]
     base_linear: Float[Tensor, " n"]
     reference: Float[Tensor, " n"]
 
 
 class MarginalPath:
-    """The even layers of a layered machine, the odd ones summed out, from independent sites to the model.
+    """One block of a layered machine, the other summed out, from independent sites to the model.
 
-    log f_β = Σ_even [(β b + (1 − β) b⁰) · t + log_base] + Σ_odd A(β field + (1 − β) · 0). At β = 0 the layers are
-    independent with fields b⁰ below and zero above: the base-rate model of Salakhutdinov and Murray (2008). A transition
-    draws the odd layers, then the even ones: reversible on the even layers. Satisfies `samplers.Path`.
+    log f_β = Σ_kept [(β b + (1 − β) b⁰) · t + log_base] + Σ_summed A(β field + (1 − β) b⁰). At β = 0 the layers are
+    independent with fields b⁰, zero above the visible layer: the base-rate model of Salakhutdinov and Murray (2008). A
+    transition draws the layers that are summed out, then the kept ones: reversible on these. Kept are the even layers or
+    the odd ones; unless `keep` says which, the visible layer of a machine with one hidden layer, and else the block with
+    fewer units. Satisfies `samplers.Path`.
     """
 
-    def __init__(self, model: LayeredBoltzmann, base_bias: Float[Tensor, " d"], precision: Precision = "auto"):
+    def __init__(
+        self,
+        model: LayeredBoltzmann,
+        base_bias: Float[Tensor, " d"],
+        precision: Precision = "auto",
+        keep: Block | None = None,
+    ):
         self._units = model.units
         self._layers = model.anneal(precision=precision)
         self._biases = [bias.detach() for bias in model.biases]
         odd, even = model.blocks
-        self._odd, self._even = odd, even
+        keep = _smaller_block(model) if keep is None else keep
+        self.kept, self._summed = (odd, even) if keep == "odd" else (even, odd)
         self._base = [torch.zeros_like(bias) for bias in self._biases]
         self._base[0] = base_bias.to(self._biases[0])
 
@@ -56,40 +70,51 @@ class MarginalPath:
             return sum(float(unit.log_partition(field.double())) for unit, field in pairs)
 
     def start(self, num: int, generator: torch.Generator) -> PathState:
-        fields = {i: self._base[i].expand(num, -1) for i in self._even}
+        fields = {i: self._base[i].expand(num, -1) for i in self.kept}
         return self.state(tuple(self._layers.draw_given(i, field, generator) for i, field in fields.items()))
 
-    def state(self, even: tuple[Tensor, ...]) -> PathState:
-        """The path's state at the given even layers."""
-        full = self._full(dict(zip(self._even, even, strict=True)), len(even[0]))
-        statistics = [self._units[i].statistic(s) for i, s in zip(self._even, even, strict=True)]
+    def state(self, kept: tuple[Tensor, ...]) -> PathState:
+        """The path's state at the given kept layers."""
+        full = self._full(dict(zip(self.kept, kept, strict=True)), len(kept[0]))
+        statistics = [self._units[i].statistic(s) for i, s in zip(self.kept, kept, strict=True)]
         return PathState(
-            even,
-            tuple(self._layers.field(i, full) for i in self._odd),
-            sum((t @ self._biases[i]).double() for i, t in zip(self._even, statistics, strict=True)),  # pyright: ignore
-            sum((t @ self._base[i]).double() for i, t in zip(self._even, statistics, strict=True)),  # pyright: ignore
-            sum(self._units[i].log_base(s).double() for i, s in zip(self._even, even, strict=True)),  # pyright: ignore
+            kept,
+            tuple(self._layers.field(i, full) for i in self._summed),
+            sum((t @ self._biases[i]).double() for i, t in zip(self.kept, statistics, strict=True)),  # pyright: ignore
+            sum((t @ self._base[i]).double() for i, t in zip(self.kept, statistics, strict=True)),  # pyright: ignore
+            sum(self._units[i].log_base(s).double() for i, s in zip(self.kept, kept, strict=True)),  # pyright: ignore
         )
 
     def log_density(self, state: PathState, beta: float) -> Tensor:
-        odd = sum(
-            self._layers.log_partition_given(i, field, beta=beta)
-            for i, field in zip(self._odd, state.odd_fields, strict=True)
+        summed = sum(
+            self._layers.log_partition_given(i, field, beta=scale)
+            for i, field, scale in self._annealed(state.fields, beta)
         )
-        return beta * state.linear + (1 - beta) * state.base_linear + state.reference + odd
+        return beta * state.linear + (1 - beta) * state.base_linear + state.reference + summed
 
     def transition(self, state: PathState, beta: float, generator: torch.Generator) -> PathState:
-        num = len(state.even[0])
-        odd = {
-            i: self._layers.draw_given(i, field, generator, beta=beta)
-            for i, field in zip(self._odd, state.odd_fields, strict=True)
+        num = len(state.kept[0])
+        drawn = {
+            i: self._layers.draw_given(i, field, generator, beta=scale)
+            for i, field, scale in self._annealed(state.fields, beta)
         }
-        full, layers = self._full(odd, num), self._layers.at(beta, self._base)
-        return self.state(tuple(layers.draw(i, full, layers.noise(i, num, generator)) for i in self._even))
+        full, layers = self._full(drawn, num), self._layers.at(beta, self._base)
+        return self.state(tuple(layers.draw(i, full, layers.noise(i, num, generator)) for i in self.kept))
+
+    def _annealed(self, fields: tuple[Tensor, ...], beta: float) -> Iterator[tuple[int, Tensor, float]]:
+        """Layers that are summed out, each with what makes its field at β as a product: a field and a factor."""
+        for i, field in zip(self._summed, fields, strict=True):
+            # Only the visible layer has a base.
+            yield (i, torch.lerp(self._base[i].expand_as(field), field, beta), 1.0) if i == 0 else (i, field, beta)
 
     def _full(self, known: dict[int, Tensor], num: int) -> tuple[Tensor, ...]:
         """All layers, with empty places for those that the next conditional does not read."""
         return tuple(known.get(i, self._biases[i].expand(num, -1)) for i in range(len(self._units)))
+
+
+def _smaller_block(model: LayeredBoltzmann) -> Block:
+    odd, even = (sum(model.units[i].size for i in block) for block in model.blocks)
+    return "odd" if len(model.units) > 2 and odd < even else "even"
 
 
 def ais_log_z(
@@ -119,7 +144,7 @@ def ais_log_z(
 
 
 def reverse_ais_log_z(
-    model: RBM,
+    model: LayeredBoltzmann,
     x: Float[Tensor, "n d"],
     base_bias: Float[Tensor, " d"],
     betas: Float[Tensor, " k"],
@@ -142,7 +167,7 @@ def reverse_ais_log_z(
     for rows in x.split(MAX_PARALLEL_CHAINS):
         start = (rows, *(rows.new_zeros(len(rows), unit.size) for unit in model.units[1:]))
         chains = run(kernel, start, burn_in, generator=generator, track=_track(progress, "burn-in"))
-        state = path.state(tuple(chains[i] for i in model.blocks[1]))
+        state = path.state(tuple(chains[i] for i in path.kept))
         parts.append(_backwards(path, betas, state, generator, num_steps, progress, "reverse AIS"))
     log_weight = torch.cat(parts)
     made = (
@@ -152,7 +177,7 @@ def reverse_ais_log_z(
 
 
 def raise_log_likelihood(
-    model: RBM,
+    model: RBM | DBM,
     x: Float[Tensor, "n d"],
     base_bias: Float[Tensor, " d"],
     betas: Float[Tensor, " k"],
@@ -169,23 +194,34 @@ def raise_log_likelihood(
     A stochastic lower bound on that process's log-likelihood, which approaches the model's as temperatures are added: the
     conservative side for real models, though no strict bound on the model's own. Backward chains run from `num_examples`
     random rows, `num_chains` each; log p_RAISE + F estimates −log Z from each row with little spread, so the mean over
-    all rows comes from their free energies. Burda, Grosse and Salakhutdinov (2015), sections 3 and 4.
+    all rows comes from their free energies. Where the path keeps hidden layers, they start at a draw of q(z | x), and F is
+    the variational free energy: the bound is then below log p_RAISE by the gap of q too. Burda, Grosse and Salakhutdinov
+    (2015), sections 3 and 4.
     """
-    require(model, RBM, FreeEnergy, by="raise_log_likelihood")
+    if not isinstance(model, (RBM, DBM)):
+        raise BadInput(f"raise_log_likelihood takes an RBM or a DBM, not {type(model).__name__}.")
     check_width(x, model.units[0].size)
     path = _path(model, base_bias, betas, num_examples * num_chains, num_steps, precision)
     rows = torch.randperm(len(x), generator=generator, device=x.device)[:num_examples]
+    layers = (x[rows], *_hidden_start(model, x[rows], generator))
+    starts = [layers[i].repeat_interleave(num_chains, 0).split(MAX_PARALLEL_CHAINS) for i in path.kept]
     parts = [
-        _backwards(path, betas, path.state((part,)), generator, num_steps, progress, "RAISE")
-        for part in x[rows].repeat_interleave(num_chains, 0).split(MAX_PARALLEL_CHAINS)
+        _backwards(path, betas, path.state(part), generator, num_steps, progress, "RAISE")
+        for part in zip(*starts, strict=True)
     ]
     log_weight = torch.cat(parts)
     per_row = [log_mean_exp(-w) for w in log_weight.unflatten(0, (len(rows), num_chains))]
     shift = torch.tensor(per_row, dtype=torch.float64)
-    mean = float(_mean_log_density(model, x)) + float(shift.mean()) - path.log_z0
+    mean = -mean_free_energy(model, x)[0] + float(shift.mean()) - path.log_z0
     error = float(shift.std()) / len(rows) ** 0.5 if len(rows) > 1 else float("inf")
     method = f"RAISE, {len(rows)} examples × {num_chains} chains × {len(betas) - 1} temperatures"
     return Estimate(mean, error, "lower", method, len(rows) * num_chains, {"log_weight_std": float(log_weight.std())})
+
+
+@torch.no_grad()
+def _hidden_start(model: RBM | DBM, x: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """Draws of the hidden layers given x, where a path may keep any."""
+    return model.recognise(x, generator=generator)[0] if isinstance(model, DBM) else ()
 
 
 def _track(progress: Progress, name: str) -> Track:
@@ -209,11 +245,6 @@ def _group_sizes(num_chains: int) -> list[int]:
     """Chains run in groups, so that memory does not grow with their number."""
     full, rest = divmod(num_chains, MAX_PARALLEL_CHAINS)
     return [MAX_PARALLEL_CHAINS] * full + [rest] * (rest > 0)
-
-
-def _mean_log_density(model: RBM, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return -torch.cat([model.free_energy(rows).double() for rows in x.split(4096)]).mean()
 
 
 def _path(

@@ -1,13 +1,16 @@
-"""Exact normalising constants: by enumerating one side, or in closed form for two Gaussian layers."""
+"""Exact normalising constants: by enumerating one block of layers, or in closed form for two Gaussian layers."""
 
 from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from genmodels.boltzmann import LayeredBoltzmann
+from genmodels.dbm import DBM
 from genmodels.errors import BadInput
 from genmodels.interface import require
 from genmodels.likelihood.estimate import Estimate
@@ -19,41 +22,56 @@ MAX_STATES = 1 << 25
 _CHUNK_ELEMENTS = 1 << 22
 
 
-def num_enumerated_states(model: RBM) -> int | None:
-    """States of the cheaper side that can be enumerated: 0 where the closed form needs none, None where neither can be."""
+def num_enumerated_states(model: LayeredBoltzmann) -> int | None:
+    """States of the cheaper block that can be enumerated: 0 where the closed form needs none, None where neither can be."""
     if all(isinstance(unit, Gaussian) for unit in model.units):
         return 0
-    counts = [unit.num_states for unit in model.units if unit.num_states is not None]
-    return min(counts)
+    counts = [_num_states(model, block) for block in model.blocks]
+    return min((count for count in counts if count is not None), default=None)
+
+
+def _num_states(model: LayeredBoltzmann, block: Sequence[int]) -> int | None:
+    counts = [model.units[i].num_states for i in block]
+    return None if None in counts else math.prod(count for count in counts if count is not None)
 
 
 @torch.no_grad()
-def exact_log_z(model: RBM, *, progress: Progress = no_progress) -> Estimate:
-    """log Z of an RBM, exact up to float64 rounding: the smaller side enumerated (to 2²⁵ states), the other summed out.
+def exact_log_z(model: LayeredBoltzmann, *, progress: Progress = no_progress) -> Estimate:
+    """log Z, exact up to float64 rounding: the even or the odd layers enumerated (to 2²⁵ states), the others summed out.
 
-    Two Gaussian layers have a joint Gaussian density and a closed form. Memory does not grow with the number of states.
+    So the smaller side of an RBM. Two Gaussian layers have a joint Gaussian density and a closed form. Memory does not grow
+    with the number of states.
     """
-    require(model, RBM, by="exact_log_z")
-    model = copy.deepcopy(model).double()
-    model.check_normalisable()
+    require(model, LayeredBoltzmann, by="exact_log_z")
+    model = copy.deepcopy(model).double()  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(model, RBM):
+        model.check_normalisable()
     states = num_enumerated_states(model)
     if states == 0:
+        assert isinstance(model, RBM)
         return Estimate(_gaussian_log_z(model), 0.0, "exact", "closed form", 0)
     if states is None or states > MAX_STATES:
         raise BadInput(
             f"The smaller side of this model has 2^{math.log2(states or math.inf):.0f} states, too many to enumerate "
             "(at most 2^25); use method ais or raise."
         )
-    side = 0 if model.visible.num_states == states else 1
-    unit, other = model.units[side], model.units[1 - side]
-    weight = model.weight if side == 0 else model.weight.T
-    bias, other_bias = model.biases[side], model.biases[1 - side]
-    chunk = max(1, _CHUNK_ELEMENTS // (model.visible.size + model.hidden.size))
-    total = torch.tensor(-math.inf, dtype=torch.float64, device=weight.device)
+    odd, even = model.blocks
+    kept, summed = (even, odd) if _num_states(model, even) == states else (odd, even)
+    layers, device = model.anneal(), model.biases[0].device
+    chunk = max(1, _CHUNK_ELEMENTS // sum(unit.size for unit in model.units))
+    total = torch.tensor(-math.inf, dtype=torch.float64, device=device)
     for start in progress(range(0, states, chunk), "exact log Z"):
-        index = torch.arange(start, min(start + chunk, states), device=weight.device)
-        s = unit.states(index).double()
-        log_weight = s @ bias + other.log_partition(other_bias + s @ weight)
+        index = torch.arange(start, min(start + chunk, states), device=device)
+        full = [bias.expand(len(index), -1) for bias in model.biases]
+        log_weight = torch.zeros(len(index), dtype=torch.float64, device=device)
+        for i in kept:
+            unit, num = model.units[i], model.units[i].num_states
+            assert num is not None
+            full[i] = unit.states(index % num).double()
+            log_weight += unit.statistic(full[i]) @ model.biases[i] + unit.log_base(full[i])
+            index = index // num
+        for i in summed:
+            log_weight += model.units[i].log_partition(layers.field(i, tuple(full)))
         total = torch.logaddexp(total, torch.logsumexp(log_weight, 0))
     return Estimate(float(total), 0.0, "exact", f"enumeration of {states} states", states)
 
@@ -74,7 +92,11 @@ def _gaussian_log_z(model: RBM) -> float:
 
 
 @torch.no_grad()
-def mean_free_energy(model: RBM, x: Tensor, *, chunk: int = 4096) -> tuple[float, float]:
-    """Mean of F(x) over the rows, nats per example, and its standard deviation over them; bounded memory, float64 sums."""
-    values = torch.cat([model.free_energy(rows).double() for rows in x.split(chunk)])
+def mean_free_energy(model: RBM | DBM, x: Tensor, *, chunk: int = 4096) -> tuple[float, float]:
+    """Mean of F(x) over the rows, nats per example, and its standard deviation over them; bounded memory, float64 sums.
+
+    For a DBM the variational free energy at its mean field, an upper bound on F.
+    """
+    free_energy = model.free_energy if isinstance(model, RBM) else model.variational_free_energy
+    values = torch.cat([free_energy(rows).double() for rows in x.split(chunk)])
     return float(values.mean()), float(values.std(correction=0))

@@ -9,6 +9,8 @@ from genmodels.objectives.objective import Objective
 from genmodels.objectives.phases import Penalty
 from genmodels.objectives.psd import amortised_map, psd
 from genmodels.objectives.ptt import ptt
+from genmodels.objectives.up_down import up_down
+from genmodels.objectives.variational_pcd import variational_pcd
 
 __all__ = [
     "Objective",
@@ -26,4 +28,6 @@ __all__ = [
     "psd",
     "ptt",
     "reweighted_wake_sleep",
+    "up_down",
+    "variational_pcd",
 ]

@@ -7,11 +7,12 @@ under the model (negative phase). The objectives differ in the chains that stand
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from genmodels.boltzmann import LayeredBoltzmann, Layers
 from genmodels.errors import BadInput
-from genmodels.interface import FreeEnergy, Posterior, require
+from genmodels.interface import FreeEnergy, Posterior, check_width, require
 from genmodels.objectives.objective import Objective, ObjectiveState, with_gradient
 from genmodels.objectives.phases import Penalty, compare_phases, first_offsets, is_narrow
 from samplers.fused import Precision
@@ -40,14 +41,21 @@ def pcd(
     centered: bool = True,
     penalty: Penalty | None = None,
     precision: Precision = "auto",
+    start: Float[Tensor, "c d"] | None = None,
 ) -> Objective:
     """Persistent contrastive divergence PCD-k, stochastic maximum likelihood (Younes, 1989; Tieleman, 2008).
 
-    `num_chains` chains (the batch size unless given) persist from step to step. With `centered`, the gradient is that of
+    `num_chains` chains (the batch size unless given) persist from step to step. They begin at the rows of `start`, for a
+    model that has learned already, or at independent sites with the visible biases. With `centered`, the gradient is that of
     the centered parametrisation, offsets the running mean of both phases (the enhanced gradient of Cho, Raiko and Ilin,
     2013, as in Melchior, Fischer and Wiskott, 2016): the same model and the same maxima, better conditioned.
     """
-    return _contrastive(model, num_steps, num_chains, True, centered, penalty, precision, fast_rate=0.0, fast_decay=0.0)
+    if start is not None:
+        check_width(start, model.units[0].size, "the start of the chains")
+        num_chains = len(start)
+    return _contrastive(
+        model, num_steps, num_chains, True, centered, penalty, precision, fast_rate=0.0, fast_decay=0.0, start=start
+    )
 
 
 def fpcd(
@@ -82,6 +90,7 @@ def _contrastive(
     *,
     fast_rate: float,
     fast_decay: float,
+    start: Tensor | None = None,
 ) -> Objective:
     require(model, LayeredBoltzmann, FreeEnergy, Posterior, by="contrastive learning")
     if num_steps < 1:
@@ -95,7 +104,8 @@ def _contrastive(
         if persistent:
             unit, bias = model.units[0], model.biases[0]
             num = len(x) if num_chains is None else num_chains
-            chains = unit.draw(bias.expand(num, -1), unit.noise(num, bias, generator))
+            independent = unit.draw(bias.expand(num, -1), unit.noise(num, bias, generator))
+            chains = independent if start is None else start.to(bias)
             state |= {"chains": chains, "hidden": _draw(model.anneal(), 1, chains, generator)}
         if centered:
             state |= first_offsets(model, x)

@@ -80,7 +80,7 @@ def compare_phases(
     correlate = partial(contrasted_correlation, generator=generator) if narrow else None
     offsets = [state[f"offset.{i}"] for i in range(len(statistics))] if "offset.0" in state else None
     difference = contrast(statistics, row_weight, offsets, correlate)
-    descent = difference if penalty is None else _penalised(model, difference, statistics, len(x), penalty)
+    descent = difference if penalty is None else penalised(model, difference, statistics, len(x), penalty)
     own, unit_descent = _unit_descent(model, rows, row_weight)
     new = [
         torch.lerp(o, 0.5 * row_weight.abs() @ t, OFFSET_RATE) for o, t in zip(offsets or (), statistics, strict=False)
@@ -160,9 +160,10 @@ def is_narrow(model: LayeredBoltzmann, precision: Precision) -> bool:
     return precision == "auto" and binary and large and has_int8(weight.device)
 
 
-def _penalised(
+def penalised(
     model: LayeredBoltzmann, descent: Direction, statistics: Sequence[Tensor], num_data: int, penalty: Penalty
 ) -> Direction:
+    """The direction with that of the penalty added; the last `num_data` rows of the statistics are the data's."""
     weights = [g + penalty.l2 * w + penalty.l1 * w.sign() for g, w in zip(descent.weights, model.weights, strict=True)]
     biases = list(descent.biases)
     for layer in range(1, len(biases)):

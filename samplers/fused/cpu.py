@@ -14,7 +14,9 @@ from samplers.fused import native
 from samplers.fused.one_pass import OnePass, check_shape, vector
 
 _LANES, _SLICES = 16, 2  # as in sliced.cpp
-_WORTH_A_THREAD = 1 << 27  # multiplications that a further thread pays for, about a millisecond: it may have to wait for a core
+_WORTH_A_THREAD = (
+    1 << 27
+)  # multiplications that a further thread pays for, about a millisecond: it may have to wait for a core
 
 
 class _Source(ctypes.Structure):
