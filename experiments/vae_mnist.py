@@ -19,8 +19,8 @@ Carlo on images that the model made itself.
 from __future__ import annotations
 
 import json
-import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,6 @@ PUBLISHED = {
     "one_layer_iwae_50": Published(-84.78, SOURCE),
     "two_layers": Published(-85.33, SOURCE),
 }
-METRICS = "metrics.json"
 ONE: dict[str, Any] = {"latent": (50,), "hidden": ((200, 200),)}
 TWO: dict[str, Any] = {"latent": (100, 50), "hidden": ((200, 200), (100, 100))}
 
@@ -79,10 +78,10 @@ class Config:
     average: float = 0.9995
     bound_draws: int = 5000
     chains: int = 16
-    temperatures: int = 500
-    simulated: int = 16
+    temperatures: int = 300
+    simulated: int = 8
     """Images simulated for the gap."""
-    timed: int = 256
+    timed: int = 64
     timed_temperatures: int = 10
     """Examples and temperatures of the timing of annealing, many examples at once against one after the other."""
     seed: int = 0
@@ -99,7 +98,7 @@ def _config(long: dict[str, Any], short: dict[str, Any], **options: Any) -> Conf
 
 
 DEFAULT = _config(
-    {"epochs": 300, "batch_size": 100, "learning_rate": 2e-3, "num_test": 2000, "num_annealed": 32},
+    {"epochs": 300, "batch_size": 100, "learning_rate": 2e-3, "num_test": 1000, "num_annealed": 8},
     {"epochs": 10, "batch_size": 20, "learning_rate": 1e-3, "num_test": 2000},
 )
 _FULL = {"epochs": 3280, "batch_size": 20, "learning_rate": 1e-3, "num_test": 10_000, "num_annealed": 1000}
@@ -152,28 +151,27 @@ def train(config: Config, name: str, data: DataSet, out: Path) -> tuple[VAE, flo
     return model.requires_grad_(False), sum(record["seconds"] for record in records)
 
 
-def evaluate(config: Config, name: str, model: VAE, test: Tensor) -> dict[str, Estimate]:
-    """The bounds, and beside them what annealing over the latents finds."""
-    generator = default_generator(1000 + config.seed)
-    chosen = config.models[name]
-    # The published files are in no special order, but a part of the rows should not depend on that.
-    rows = test[torch.randperm(len(test), generator=default_generator(0))]
-    x = rows[: chosen.num_test]
-    draws = config.bound_draws
-    found = {
+def bounds(config: Config, name: str, model: VAE, test: Tensor) -> dict[str, Estimate]:
+    """The ELBO and its importance-weighted tightening."""
+    generator, x = default_generator(1000 + config.seed), test[: config.models[name].num_test]
+    return {
         "elbo": elbo(model, x, num_samples=10, generator=generator, progress=bar),
-        "bound": importance_bound(model, x, num_samples=draws, generator=generator, progress=bar),
+        "bound": importance_bound(model, x, num_samples=config.bound_draws, generator=generator, progress=bar),
     }
-    if chosen.num_annealed:
-        x = rows[: chosen.num_annealed]
-        options = {"num_chains": config.chains, "generator": generator, "progress": bar}
-        annealing = Annealing.tune(
-            model, x, model.encode, num_temperatures=config.temperatures, generator=generator, progress=bar
-        )
-        found["bound_of_annealed"] = importance_bound(model, x, num_samples=draws, generator=generator)
-        found["ais_of_annealed"] = latent_ais(model, x, model.encode, annealing, **options)
-        found["bdmc_gap"] = latent_bdmc(model, model.encode, annealing, num_rows=config.simulated, **options).gap
-    return found
+
+
+def annealed(config: Config, name: str, model: VAE, test: Tensor) -> dict[str, Estimate]:
+    """What annealing over the latents finds, beside the bound of the same images, and its gap on simulated ones."""
+    generator, x = default_generator(2000 + config.seed), test[: config.models[name].num_annealed]
+    options = {"num_chains": config.chains, "generator": generator, "progress": bar}
+    annealing = Annealing.tune(
+        model, x, model.encode, num_temperatures=config.temperatures, generator=generator, progress=bar
+    )
+    return {
+        "bound_of_annealed": importance_bound(model, x, num_samples=config.bound_draws, generator=generator),
+        "ais_of_annealed": latent_ais(model, x, model.encode, annealing, **options),
+        "bdmc_gap": latent_bdmc(model, model.encode, annealing, num_rows=config.simulated, **options).gap,
+    }
 
 
 def annealing_seconds(config: Config, model: VAE, test: Tensor) -> dict[str, float]:
@@ -189,20 +187,33 @@ def annealing_seconds(config: Config, model: VAE, test: Tensor) -> dict[str, flo
     return found
 
 
-def finish(config: Config, name: str, data: DataSet, test: Tensor, out: Path) -> dict[str, dict[str, Any]]:
-    """The numbers of one model, from its folder if they are there already."""
-    if (out / METRICS).exists():
-        return json.loads((out / METRICS).read_text())
+Numbers = dict[str, dict[str, Any]]
+
+
+def finish(config: Config, name: str, data: DataSet, test: Tensor, out: Path) -> Numbers:
+    """The numbers of one model; each part is kept in its folder, and found there by the next call."""
     model, seconds = train(config, name, data, out)
-    numbers = {f"{name}_training_seconds": {"value": seconds, "std_error": None, "bound": "none"}}
-    for key, estimate in evaluate(config, name, model, test).items():
-        print(f"{name}  {key}: {estimate}", file=sys.stderr)
-        numbers[f"{name}_{key}"] = estimate.to_dict()
+    # The published files are in no special order, but a part of the rows should not depend on that.
+    rows = test[torch.randperm(len(test), generator=default_generator(0))]
+    numbers = {f"{name}_training_seconds": _number(seconds)}
+    numbers |= _kept(out / "bounds.json", name, lambda: bounds(config, name, model, rows))
     if config.models[name].num_annealed:
-        for way, spent in annealing_seconds(config, model, test).items():
-            numbers[f"{name}_annealing_seconds_{way}"] = {"value": spent, "std_error": None, "bound": "none"}
-    write_atomically(out / METRICS, json.dumps(numbers, indent=2).encode())
+        numbers |= _kept(out / "annealed.json", name, lambda: annealed(config, name, model, rows))
+        for way, spent in annealing_seconds(config, model, rows).items():
+            numbers[f"{name}_annealing_seconds_{way}"] = _number(spent)
     return numbers
+
+
+def _number(value: float) -> dict[str, Any]:
+    return {"value": value, "std_error": None, "bound": "none"}
+
+
+def _kept(path: Path, name: str, measure: Callable[[], dict[str, Estimate]]) -> Numbers:
+    """What the file holds, measured and written there if there is none."""
+    if not path.exists():
+        found = {f"{name}_{key}": estimate.to_dict() for key, estimate in measure().items()}
+        write_atomically(path, json.dumps(found, indent=2).encode())
+    return json.loads(path.read_text())
 
 
 def report(config: Config, name: str, command: str, data: DataSet, test: Tensor, out: Path, results: Path) -> Path:
