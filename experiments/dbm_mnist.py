@@ -71,8 +71,8 @@ class Config:
     joint: Joint = field(default_factory=Joint)
     seed: int = 0
     ais_chains: int = 100
-    temperatures: int = 1000
-    burn_in: int = 300
+    temperatures: int = 5000
+    burn_in: int = 1000
     importance_samples: int = 50
     importance_examples: int = 300
     """Test rows for the importance weights; all rows have the bound of the mean field."""

@@ -61,8 +61,8 @@ class Evaluation:
     """How the trained network is measured."""
 
     ais_chains: int = 100
-    temperatures: int = 1500
-    burn_in: int = 500
+    temperatures: int = 5000
+    burn_in: int = 1000
     draws: int = 10
     """Passes up per example."""
     sample_sweeps: int = 500
