@@ -322,6 +322,20 @@ def test_the_correlation_is_the_same_with_and_without_a_compiler(monkeypatch: py
     assert float((matrices[0] - matrices[1]).abs().max()) > 1e-4
 
 
+def test_threads_change_nothing_of_the_correlation():
+    """As many rows as are worth a second thread; another dither must show."""
+    randoms = generator()
+    below = (torch.rand(802, 784, generator=randoms) < 0.3).float()
+    above = torch.rand(802, 501, generator=randoms)
+    alone = contrasted_correlation(below, above, generator(1)).product
+    torch.set_num_threads(2)
+    try:
+        assert torch.equal(contrasted_correlation(below, above, generator(1)).product, alone)
+        assert not torch.equal(contrasted_correlation(below, above, generator(2)).product, alone)
+    finally:
+        torch.set_num_threads(1)
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 17])
 def test_the_correlation_in_small_integers_of_few_states_is_exact(size: int):
     """Means of 0 and 1 are levels themselves, so nothing is rounded."""
