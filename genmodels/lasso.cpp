@@ -5,10 +5,8 @@
 // threads.
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstdint>
-#include <thread>
 #include <vector>
 
 namespace {
@@ -218,14 +216,10 @@ class Solver {
 }  // namespace
 
 extern "C" void lasso_solve(const Problem* problem, int64_t threads) {
-  std::atomic<int64_t> next{0};
-  auto work = [&] {
+#pragma omp parallel num_threads(threads)
+  {
     Solver solver(*problem);
-    for (int64_t first; (first = next.fetch_add(kChunk)) < problem->num;)
-      for (int64_t row = first; row < std::min(first + kChunk, problem->num); ++row) solver.solve(row);
-  };
-  std::vector<std::thread> others;
-  for (int64_t i = 1; i < threads; ++i) others.emplace_back(work);
-  work();
-  for (auto& thread : others) thread.join();
+#pragma omp for schedule(dynamic, kChunk)
+    for (int64_t row = 0; row < problem->num; ++row) solver.solve(row);
+  }
 }

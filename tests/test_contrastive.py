@@ -277,6 +277,14 @@ def large(seed: int) -> tuple[RBM, Tensor]:
     return model, (torch.rand(100, 784, generator=randoms) < 0.3).float()
 
 
+def rank_two(below: Tensor, above: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors of what is added to a correlation."""
+    randoms = generator(5)
+    sizes = (below.shape[1], above.shape[1])
+    left, right = (torch.randn(2, size, generator=randoms) for size in sizes)
+    return left, right
+
+
 def test_the_correlation_in_small_integers_is_unbiased_within_its_variance():
     """Every entry's mean over 200 draws: the largest |z| of 392,000 is below 6.5 but for a chance of 3e-5.
 
@@ -287,13 +295,8 @@ def test_the_correlation_in_small_integers_is_unbiased_within_its_variance():
         below, above = statistics(model, torch.cat([x, x.flip(1)]))
     exact = (below[:100].T.double() @ above[:100].double() - below[100:].T.double() @ above[100:].double()) / 100
     randoms, num = generator(), 200
-
-    def draw() -> Tensor:
-        product, scale, shift = contrasted_correlation(below, above, randoms)
-        lower = (below[:100].sum(0) - below[100:].sum(0)).double() / 100
-        return product.double() * scale + shift * lower[:, None] - exact
-
-    draws = [draw() for _ in range(num)]
+    nothing = below.new_zeros(2, 784), above.new_zeros(2, 500)
+    draws = [contrasted_correlation(below, above, *nothing, randoms).double() - exact for _ in range(num)]
     bound = (1 / (255**2 * 200)) ** 0.5
     deviation = torch.stack([d.square().mean() for d in draws]).mean().sqrt()
     assert float(deviation) < bound
@@ -309,14 +312,12 @@ def test_the_correlation_is_the_same_with_and_without_a_compiler(monkeypatch: py
     model, x = large(0)
     with torch.no_grad():
         below, above = statistics(model, torch.cat([x, x.flip(1)])[:199])
-    lower = (below[:99].sum(0) - below[99:].sum(0))[:, None] / 199 * 2
     matrices = []
     for library in (native.library, lambda: None):
         monkeypatch.setattr(native, "library", library)
         correlation._multiply_bytes.cache_clear()
         for seed in (1, 2):
-            product, scale, shift = contrasted_correlation(below, above, generator(seed))
-            matrices.append(product * scale + shift * lower)
+            matrices.append(contrasted_correlation(below, above, *rank_two(below, above), generator(seed)))
     correlation._multiply_bytes.cache_clear()
     torch.testing.assert_close(matrices[0], matrices[2], rtol=1e-5, atol=1e-6)
     assert float((matrices[0] - matrices[1]).abs().max()) > 1e-4
@@ -327,11 +328,12 @@ def test_threads_change_nothing_of_the_correlation():
     randoms = generator()
     below = (torch.rand(802, 784, generator=randoms) < 0.3).float()
     above = torch.rand(802, 501, generator=randoms)
-    alone = contrasted_correlation(below, above, generator(1)).product
+    added = rank_two(below, above)
+    alone = contrasted_correlation(below, above, *added, generator(1))
     torch.set_num_threads(2)
     try:
-        assert torch.equal(contrasted_correlation(below, above, generator(1)).product, alone)
-        assert not torch.equal(contrasted_correlation(below, above, generator(2)).product, alone)
+        assert torch.equal(contrasted_correlation(below, above, *added, generator(1)), alone)
+        assert not torch.equal(contrasted_correlation(below, above, *added, generator(2)), alone)
     finally:
         torch.set_num_threads(1)
 
@@ -341,9 +343,10 @@ def test_the_correlation_in_small_integers_of_few_states_is_exact(size: int):
     """Means of 0 and 1 are levels themselves, so nothing is rounded."""
     randoms = generator(size)
     below, above = ((torch.rand(2 * size, d, generator=randoms) < 0.5).float() for d in (7, 5))
-    product, scale, shift = contrasted_correlation(below, above, randoms)
+    left, right = rank_two(below, above)
     signed = torch.cat([below[:size], -below[size:]]) / size
-    torch.testing.assert_close(product * scale + shift * signed.sum(0)[:, None], signed.T @ above)
+    actual = contrasted_correlation(below, above, left, right, randoms)
+    torch.testing.assert_close(actual, signed.T @ above + left.T @ right)
 
 
 @pytest.mark.skipif(native.library() is None, reason="needs AVX-512 and a C++ compiler")

@@ -183,6 +183,7 @@ def test_threads_and_the_number_of_chains_change_nothing():
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
+        fused = LookupConditional([weights(784, 500)])
         for num in (100, 700, 3000):  # 700: few enough that threads share the outputs, not the chains
             assert torch.equal(fused.draw([x[:num]], 1.0, zero, zero, key_of(3)), alone[:num])
             field = LookupConditional([weights(784, 17)]).field([x[:num]], BETA, zero[:17], zero[:17])

@@ -103,6 +103,7 @@ def test_threads_and_the_number_of_chains_change_nothing():
     alone = fused.draw([x], 1.0, zero, zero, key_of(3))
     torch.set_num_threads(3)
     try:
+        fused = SlicedConditional([weights(784, 500)])
         for num in (77, 700, 3000):  # 700: few enough that threads share the outputs, not the chains
             assert torch.equal(fused.draw([x[:num]], 1.0, zero, zero, key_of(3)), alone[:num])
     finally:

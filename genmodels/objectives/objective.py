@@ -34,7 +34,9 @@ class _WithGradient(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             raise RuntimeError("This loss has given its gradient away: it can be differentiated once.")
-        return (None, *(gradient.mul_(factor) for gradient in gradients), *(None for _ in gradients))
+        if factor.device.type != "cpu" or factor != 1:
+            torch._foreach_mul_(gradients, factor)
+        return (None, *gradients, *(None for _ in gradients))
 
 
 def with_gradient(value: Tensor, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 from genmodels.boltzmann import LayeredBoltzmann, Layers
 from genmodels.interface import FreeEnergy
 from genmodels.objectives.objective import ObjectiveState
-from samplers.fused import SMALLEST, Correlation, Precision, contrasted_correlation, has_int8
+from samplers.fused import SMALLEST, Precision, contrasted_correlation, has_int8
 
 OFFSET_RATE = 0.01
 
@@ -82,14 +82,11 @@ def compare_phases(
     difference = contrast(statistics, row_weight, offsets, correlate)
     descent = difference if penalty is None else penalised(model, difference, statistics, len(x), penalty)
     own, unit_descent = _unit_descent(model, rows, row_weight)
-    new = [
-        torch.lerp(o, 0.5 * row_weight.abs() @ t, OFFSET_RATE) for o, t in zip(offsets or (), statistics, strict=False)
-    ]
     return Phases(
         -(row_weight @ energy),
         difference,
         ((*model.weights, *model.biases, *own), (*descent.weights, *descent.biases, *unit_descent)),
-        {f"offset.{i}": offset for i, offset in enumerate(new)},
+        moved_offsets(offsets, statistics, row_weight),
         field,
     )
 
@@ -100,11 +97,22 @@ def first_offsets(model: LayeredBoltzmann, x: Float[Tensor, "n d"]) -> Objective
     return {f"offset.{i}": t.mean(0) for i, t in enumerate(statistics)}
 
 
+def moved_offsets(
+    offsets: Sequence[Tensor] | None, statistics: Sequence[Tensor], row_weight: Float[Tensor, " n"]
+) -> ObjectiveState:
+    """The offsets after a step: a little nearer to the mean of both phases."""
+    if offsets is None:
+        return {}
+    share = 0.5 * row_weight.abs()
+    pairs = enumerate(zip(offsets, statistics, strict=True))
+    return {f"offset.{i}": torch.lerp(offset, share @ t, OFFSET_RATE) for i, (offset, t) in pairs}
+
+
 def contrast(
     statistics: Sequence[Tensor],
     row_weight: Float[Tensor, " n"],
     offsets: Sequence[Tensor] | None = None,
-    correlate: Callable[[Tensor, Tensor], Correlation] | None = None,
+    correlate: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] | None = None,
 ) -> Direction:
     """Σ_r w_r t(s_l,r) t(s_{l+1},r)ᵀ and Σ_r w_r t(s_l,r), from the statistics of n states, layer by layer.
 
@@ -117,17 +125,17 @@ def contrast(
     C_l o_{l+1} and C_{l−1}ᵀ o_{l−1} (Montavon and Müller, 2012; Melchior, Fischer and Wiskott, 2016). That is a linear map
     of positive definite form, so it vanishes where the gradient does; it asks for weights whose sum is zero.
 
-    `correlate(below, above)` stands in for the product Σ_r w_r below_r above_rᵀ.
+    `correlate(below, above, left, right)` stands in for Σ_r w_r below_r above_rᵀ + leftᵀ right.
     """
+    correlate = partial(weighted_correlation, row_weight) if correlate is None else correlate
     biases = [row_weight @ t for t in statistics]
     center = [torch.zeros_like(b) for b in biases] if offsets is None else offsets
     weights = []
     for low, (below, above) in enumerate(pairwise(statistics)):
-        total = _correlate(below, above, row_weight) if correlate is None else correlate(below, above)
-        # The shift and the offsets' terms as one product of rank two: a single pass over the matrix, in place.
-        left = torch.stack([center[low], biases[low]], 1)
-        right = torch.stack([-biases[low + 1], total.shift - center[low + 1]])
-        weights.append(total.product.addmm_(left, right, beta=total.scale))
+        # The offsets' terms are a product of rank two: with it the matrix is written once.
+        left = torch.stack([center[low], biases[low]])
+        right = torch.stack([-biases[low + 1], -center[low + 1]])
+        weights.append(correlate(below, above, left, right))
     if offsets is not None:
         for low, weight in enumerate(weights):
             biases[low] = torch.addmv(biases[low], weight, offsets[low + 1], alpha=-1)
@@ -135,8 +143,9 @@ def contrast(
     return Direction(weights, biases)
 
 
-def _correlate(below: Tensor, above: Tensor, row_weight: Tensor) -> Correlation:
-    return Correlation(below.T @ (above * row_weight[:, None]), 1.0, 0.0)
+def weighted_correlation(row_weight: Tensor, below: Tensor, above: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Σ_r w_r below_r above_rᵀ + leftᵀ right."""
+    return (below.T @ (above * row_weight[:, None])).addmm_(left.T, right)
 
 
 def _statistics(model: LayeredBoltzmann, x: Tensor, field: Tensor) -> tuple[list[Tensor], Tensor]:

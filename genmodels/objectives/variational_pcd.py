@@ -14,8 +14,15 @@ from genmodels.dbm import DBM
 from genmodels.errors import BadInput
 from genmodels.interface import check_width, require
 from genmodels.objectives.objective import Objective, ObjectiveState, with_gradient
-from genmodels.objectives.phases import OFFSET_RATE, Penalty, contrast, is_narrow, penalised
-from samplers.fused import Correlation, Precision, contrasted_correlation
+from genmodels.objectives.phases import (
+    Penalty,
+    contrast,
+    is_narrow,
+    moved_offsets,
+    penalised,
+    weighted_correlation,
+)
+from samplers.fused import Precision, contrasted_correlation
 
 
 def variational_pcd(
@@ -73,11 +80,11 @@ def variational_pcd(
             num, num_data = len(chains[0]), len(x)
             row_weight = torch.cat([x.new_full((num,), 1 / num), x.new_full((num_data,), -1 / num_data)])
 
-            def correlate(below: Tensor, above: Tensor) -> Correlation:
+            def correlate(below: Tensor, above: Tensor, left: Tensor, right: Tensor) -> Tensor:
                 # Small integers where one side is binary in both phases: in the observed layer.
                 if below is statistics[0] and num == num_data and is_narrow(model, precision):
-                    return contrasted_correlation(below, above, generator)
-                return Correlation(below.T @ (above * row_weight[:, None]), 1.0, 0.0)
+                    return contrasted_correlation(below, above, left, right, generator)
+                return weighted_correlation(row_weight, below, above, left, right)
 
             offsets = [state[f"offset.{i}"] for i in range(len(statistics))] if centered else None
             difference = contrast(statistics, row_weight, offsets, correlate)
@@ -87,8 +94,7 @@ def variational_pcd(
             odd_fields = [torch.cat([own_field[i], fields[i - 1]]) for i in model.blocks[0]]
             value = -(row_weight @ _energy(model, statistics, odd_fields))
             new = {f"chain.{i}": layer for i, layer in enumerate(chains)}
-            for i, (offset, t) in enumerate(zip(offsets or (), statistics, strict=False)):
-                new[f"offset.{i}"] = torch.lerp(offset, 0.5 * row_weight.abs() @ t, OFFSET_RATE)
+            new |= moved_offsets(offsets, statistics, row_weight)
         parameters = (*model.weights, *model.biases, *own)
         loss = with_gradient(value, parameters, (*difference.weights, *difference.biases, *own_descent))
         return loss, new, {"energy_difference": value}

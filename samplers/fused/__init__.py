@@ -1,7 +1,7 @@
 """Fast paths behind the same functions."""
 
 from samplers.fused.choose import conditional
-from samplers.fused.correlation import Correlation, contrasted_correlation
+from samplers.fused.correlation import contrasted_correlation
 from samplers.fused.cpu import LookupConditional, SlicedConditional
 from samplers.fused.graph import graphed
 from samplers.fused.one_pass import OnePass
@@ -10,7 +10,6 @@ from samplers.fused.random import uniform
 
 __all__ = [
     "SMALLEST",
-    "Correlation",
     "LookupConditional",
     "OnePass",
     "Precision",

@@ -7,7 +7,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <thread>
 #include <vector>
 
 constexpr int kLanes = 16;                 // numbers a vector
@@ -110,13 +109,11 @@ struct Weight {
   int64_t output_stride;
 };
 
-// Runs work(0) ... work(threads - 1) at once.
+// Runs work(0) ... work(threads - 1) at once, on the threads that torch has waiting.
 template <typename Work>
 void spread(int64_t threads, Work work) {
-  std::vector<std::thread> others;
-  for (int64_t worker = 1; worker < threads; ++worker) others.emplace_back(work, worker);
-  work(0);
-  for (auto& other : others) other.join();
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+  for (int64_t worker = 0; worker < threads; ++worker) work(worker);
 }
 
 // Deals the chains in parts of whole `unit`s to threads: part(first chain, their number, first output, end of the outputs).

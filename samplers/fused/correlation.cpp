@@ -8,10 +8,12 @@ constexpr int kRows = 4;      // rows a multiplication
 constexpr int kBelow = 8;    // columns of the binary rows whose sums are in registers together
 constexpr int kVectors = 3;   // vectors of 16 columns of the others
 
-// Signed states as bytes, four rows together: (blocks of 8 columns, groups of rows, 8 columns, 4). Rows from `half` on count negatively.
-void pack_states(const float* x, int64_t stride, int64_t rows, int64_t columns, int64_t half, __m256i* packed) {
+// Signed states as bytes, four rows together: (blocks of 8 columns, groups of rows, 8 columns, 4). Rows from `half` on count
+// negatively. Only the groups from `first` to `last`.
+void pack_states(const float* x, int64_t stride, int64_t rows, int64_t columns, int64_t half, int64_t first,
+                 int64_t last, __m256i* packed) {
   const int64_t groups = (rows + kRows - 1) / kRows;
-  for (int64_t group = 0; group < groups; ++group)
+  for (int64_t group = first; group < last; ++group)
     for (int64_t column = 0; column < columns; column += kLanes) {
       __m512i four = _mm512_setzero_si512();
       const __mmask16 valid = leading(columns - column);
@@ -28,9 +30,10 @@ void pack_states(const float* x, int64_t stride, int64_t rows, int64_t columns, 
 }
 
 // floor(255 y + dither) as bytes, four rows together: (blocks of 16 columns, groups of rows, 16 columns, 4).
-void pack_levels(const float* y, const float* dither, int64_t rows, int64_t columns, __m512i* packed) {
+void pack_levels(const float* y, const float* dither, int64_t rows, int64_t columns, int64_t first, int64_t last,
+                 __m512i* packed) {
   const int64_t groups = (rows + kRows - 1) / kRows;
-  for (int64_t group = 0; group < groups; ++group)
+  for (int64_t group = first; group < last; ++group)
     for (int64_t column = 0; column < columns; column += kLanes) {
       __m512i four = _mm512_setzero_si512();
       const __mmask16 valid = leading(columns - column);
@@ -80,28 +83,61 @@ constexpr Products kProducts[kBelow] = {products<1>, products<2>, products<3>, p
 
 extern "C" {
 
-// out = Σ_r ± x_r levels_rᵀ, shape (below, above), minus from row `half` on; `dither` has rows + above - 1 numbers.
-void correlate(const float* x, int64_t stride, const float* y, const float* dither, int64_t rows, int64_t half,
-               int64_t below, int64_t above, float* out, int64_t threads) {
+struct Correlated {
+  const float* x;  // (rows, below), other than 0 counts as 1
+  int64_t stride;
+  const float* y;  // (rows, above)
+  const float* dither;  // rows + above - 1 of them
+  int64_t rows;
+  int64_t half;  // rows from here on count negatively
+  int64_t below;
+  int64_t above;
+  float scale;
+  const float* left;   // (2, below)
+  const float* right;  // (2, above)
+  float* out;          // (below, above)
+};
+
+// out = scale Σ_r ± x_r levels_rᵀ + leftᵀ right.
+void correlate(const Correlated* job, int64_t threads) {
+  const auto [x, stride, y, dither, rows, half, below, above, scale, left, right, out] = *job;
   const int64_t groups = (rows + kRows - 1) / kRows, blocks = (above + kLanes - 1) / kLanes;
-  // Blocks more than there are, since some are always written or read together.
-  std::vector<__m256i> states((below / kBelow + 2) * groups);
-  std::vector<__m512i> levels((blocks + kVectors) * groups);
-  pack_states(x, stride, rows, below, half, states.data());
-  pack_levels(y, dither, rows, above, levels.data());
+  // Kept between calls, since fresh memory is slow. Blocks more than there are, since some are always written or read
+  // together.
+  static thread_local std::vector<__m256i> all_states;
+  static thread_local std::vector<__m512i> all_levels;
+  all_states.resize((below / kBelow + 2) * groups);
+  all_levels.resize((blocks + kVectors) * groups);
+  __m256i* const states = all_states.data();
+  __m512i* const levels = all_levels.data();
+  spread(threads, [&](int64_t worker) {
+    const int64_t first = worker * groups / threads, last = (worker + 1) * groups / threads;
+    pack_states(x, stride, rows, below, half, first, last, states);
+    pack_levels(y, dither, rows, above, first, last, levels);
+  });
+  const __m512 unit = _mm512_set1_ps(scale);
   spread(threads, [&](int64_t worker) {
     __m512i total[kBelow * kVectors];
-    for (int64_t block = worker * kVectors; block < blocks; block += threads * kVectors)
+    for (int64_t block = worker * kVectors; block < blocks; block += threads * kVectors) {
+      __m512 shift[kVectors], slope[kVectors];
+      for (int64_t v = 0; v < kVectors; ++v) {
+        const int64_t column = (block + v) * kLanes;
+        shift[v] = _mm512_maskz_loadu_ps(leading(above - column), right + column);
+        slope[v] = _mm512_maskz_loadu_ps(leading(above - column), right + above + column);
+      }
       for (int64_t row = 0; row < below; row += kBelow) {
         const int64_t some = std::min<int64_t>(kBelow, below - row);
-        kProducts[some - 1](&states[row / kBelow * groups], &levels[block * groups], groups, total);
+        kProducts[some - 1](states + row / kBelow * groups, levels + block * groups, groups, total);
         for (int64_t b = 0; b < some; ++b)
           for (int64_t v = 0; v < kVectors; ++v) {
             const int64_t column = (block + v) * kLanes;
-            _mm512_mask_storeu_ps(out + (row + b) * above + column, leading(above - column),
-                                  _mm512_cvtepi32_ps(total[b * kVectors + v]));
+            __m512 sum = _mm512_mul_ps(_mm512_cvtepi32_ps(total[b * kVectors + v]), unit);
+            sum = _mm512_fmadd_ps(_mm512_set1_ps(left[row + b]), shift[v], sum);
+            sum = _mm512_fmadd_ps(_mm512_set1_ps(left[below + row + b]), slope[v], sum);
+            _mm512_mask_storeu_ps(out + (row + b) * above + column, leading(above - column), sum);
           }
       }
+    }
   });
 }
 }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -18,21 +17,31 @@ from samplers.fused.products import has_int8
 _LEVELS = 255
 
 
-class Correlation(NamedTuple):
-    """The matrix scale · product + shift · s 1ᵀ, where s is the same weighted sum of the lower layer alone.
-
-    Left in parts because a matrix of this size is best read once, together with whatever else is added to it.
-    """
-
-    product: Float[Tensor, "d h"]
-    scale: float
-    shift: float
+class _Correlated(ctypes.Structure):
+    _fields_ = (
+        ("below", ctypes.c_void_p),
+        ("stride", ctypes.c_int64),
+        ("above", ctypes.c_void_p),
+        ("dither", ctypes.c_void_p),
+        ("rows", ctypes.c_int64),
+        ("half", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        ("size", ctypes.c_int64),
+        ("scale", ctypes.c_float),
+        ("left", ctypes.c_void_p),
+        ("right", ctypes.c_void_p),
+        ("out", ctypes.c_void_p),
+    )
 
 
 def contrasted_correlation(
-    below: Float[Tensor, "n d"], above: Float[Tensor, "n h"], generator: torch.Generator | None
-) -> Correlation:
-    """Mean of below_r above_rᵀ over the first half of the rows minus that over the second half, on a CPU.
+    below: Float[Tensor, "n d"],
+    above: Float[Tensor, "n h"],
+    left: Float[Tensor, "2 d"],
+    right: Float[Tensor, "2 h"],
+    generator: torch.Generator | None,
+) -> Float[Tensor, "d h"]:
+    """Mean of below_r above_rᵀ over the first half of the rows minus that over the second half, plus leftᵀ right; on a CPU.
 
     For `below` in {0, 1} and `above` in [0, 1]: the latter are rounded up or down to one of 256 levels, with the
     probability that makes each of them unbiased, and the product accumulates exactly. So the result is unbiased, and its
@@ -43,30 +52,43 @@ def contrasted_correlation(
     dither = torch.rand(num + size - 1, dtype=above.dtype, generator=generator)
     multiply = _multiply_bytes() if above.dtype == torch.float32 else None
     if multiply is not None:
-        return Correlation(multiply(below, above, dither), 2 / (num * _LEVELS), 0.0)
+        return multiply(below, above, dither, left, right)
     levels = torch.add(dither.unfold(0, size, 1), above, alpha=_LEVELS).floor_().sub_(128).to(torch.int8)
     signed = below.to(torch.int8)
     signed[num // 2 :].neg_()
-    product = torch._int_mm(signed.T, levels).to(above.dtype)
-    return Correlation(product, 2 / (num * _LEVELS), 128 / _LEVELS)
+    scale = 2 / (num * _LEVELS)
+    shift = signed.sum(0, dtype=above.dtype) * (128 * scale)
+    return torch._int_mm(signed.T, levels).to(above.dtype).mul_(scale).add_(shift[:, None]).addmm_(left.T, right)
 
 
 @functools.cache
-def _multiply_bytes() -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
-    """Σ_r ± below_r levels_rᵀ in C++, where there is a compiler and a processor for it."""
+def _multiply_bytes() -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor] | None:
+    """The same in C++, where there is a compiler and a processor for it."""
     library = native.library()
     if library is None or not has_int8(torch.device("cpu")):
         return None
-    number, pointer = ctypes.c_int64, ctypes.c_void_p
     correlate = library.correlate
-    correlate.argtypes = [pointer, number, pointer, pointer, *[number] * 4, pointer, number]
+    correlate.argtypes = [ctypes.POINTER(_Correlated), ctypes.c_int64]
 
-    def multiply(below: Tensor, above: Tensor, dither: Tensor) -> Tensor:
-        below, above = unit_stride(below), above.contiguous()
+    def multiply(below: Tensor, above: Tensor, dither: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        below, above, left, right = unit_stride(below), above.contiguous(), left.contiguous(), right.contiguous()
         (num, size), width = above.shape, below.shape[1]
         out = torch.empty(width, size)
-        pointers = (below.data_ptr(), below.stride(0), above.data_ptr(), dither.data_ptr())
-        correlate(*pointers, num, num // 2, width, size, out.data_ptr(), threads_for(num * width * size))
+        job = _Correlated(
+            below.data_ptr(),
+            below.stride(0),
+            above.data_ptr(),
+            dither.data_ptr(),
+            num,
+            num // 2,
+            width,
+            size,
+            2 / (num * _LEVELS),
+            left.data_ptr(),
+            right.data_ptr(),
+            out.data_ptr(),
+        )
+        correlate(ctypes.byref(job), threads_for(num * width * size))
         return out
 
     return multiply

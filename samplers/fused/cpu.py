@@ -14,9 +14,8 @@ from samplers.fused import native
 from samplers.fused.one_pass import OnePass, check_shape, vector
 
 _LANES, _SLICES = 16, 2  # as in sliced.cpp
-_WORTH_A_THREAD = (
-    1 << 27
-)  # multiplications that a further thread pays for, about a millisecond: it may have to wait for a core
+_WORTH_A_THREAD = 1 << 22  # multiplications that a further thread pays for, about 30 microseconds
+_ROUNDING = 32  # multiplications that take the time of rounding one weight
 
 
 class _Source(ctypes.Structure):
@@ -65,7 +64,10 @@ class _CpuPass(OnePass):
         self._scale = torch.empty(self._outputs)
         given = (_Weight * len(weights))(*[_Weight(w.data_ptr(), len(w), *w.stride()) for w in weights])
         prepare = getattr(_library(), f"{self.name}_prepare")
-        prepare(given, len(weights), self._outputs, self._groups, self._packed.data_ptr(), self._scale.data_ptr())
+        rounded = (self._packed.data_ptr(), self._scale.data_ptr())
+        prepare(
+            given, len(weights), self._outputs, self._groups, *rounded, threads_for(_ROUNDING * self._packed.numel())
+        )
 
     @abstractmethod
     def _room(self) -> Tensor:
@@ -160,7 +162,7 @@ def _library() -> ctypes.CDLL:
     number = ctypes.c_int64
     for kernel in ("lookup", "sliced"):
         prepare, field, draw = (getattr(library, f"{kernel}_{step}") for step in ("prepare", "field", "draw"))
-        prepare.argtypes = [ctypes.POINTER(_Weight), number, number, number, ctypes.c_void_p, ctypes.c_void_p]
+        prepare.argtypes = [ctypes.POINTER(_Weight), *[number] * 3, *[ctypes.c_void_p] * 2, number]
         field.argtypes = [ctypes.POINTER(_Job), number]
         draw.argtypes = [ctypes.POINTER(_Job), ctypes.c_uint64, number]
     pointer, real = ctypes.c_void_p, ctypes.c_float

@@ -215,22 +215,30 @@ void visit(const Weight* weights, int64_t num, int64_t output, Visit visitor) {
 extern "C" {
 
 // Rounds weights to multiples of one power of two, which leaves every sum below 2^30 and what rounding adds.
-void lookup_prepare(const Weight* weights, int64_t num, int64_t outputs, int64_t groups, int32_t* whole, float* scale) {
+void lookup_prepare(const Weight* weights, int64_t num, int64_t outputs, int64_t groups, int32_t* whole, float* scale,
+                    int64_t threads) {
+  std::vector<float> totals(outputs);
+  spread(threads, [&](int64_t worker) {
+    for (int64_t output = worker; output < outputs; output += threads) {
+      __m512 sum = _mm512_setzero_ps();
+      visit(weights, num, output, [&](int64_t, __mmask16, __m512 w) { sum = _mm512_add_ps(sum, _mm512_abs_ps(w)); });
+      totals[output] = _mm512_reduce_add_ps(sum);
+    }
+  });
   float largest = 0;
-  for (int64_t output = 0; output < outputs; ++output) {
-    __m512 sum = _mm512_setzero_ps();
-    visit(weights, num, output, [&](int64_t, __mmask16, __m512 w) { sum = _mm512_add_ps(sum, _mm512_abs_ps(w)); });
-    const float total = _mm512_reduce_add_ps(sum);
+  for (const float total : totals) {
     largest = total <= largest ? largest : total;
     if (!std::isfinite(total)) return void(std::fill(scale, scale + outputs, NAN));
   }
   const int exponent = std::max(std::ilogb(largest) + 1, -90) - 30;
   const __m512 inverse = _mm512_set1_ps(std::ldexp(1.0f, -exponent));
-  for (int64_t output = 0; output < outputs; ++output)
-    visit(weights, num, output, [&](int64_t place, __mmask16 valid, __m512 w) {
-      int32_t* target = whole + output * groups * kInputs + place;
-      _mm512_mask_storeu_epi32(target, valid, _mm512_cvtps_epi32(_mm512_mul_ps(w, inverse)));
-    });
+  spread(threads, [&](int64_t worker) {
+    for (int64_t output = worker; output < outputs; output += threads)
+      visit(weights, num, output, [&](int64_t place, __mmask16 valid, __m512 w) {
+        int32_t* target = whole + output * groups * kInputs + place;
+        _mm512_mask_storeu_epi32(target, valid, _mm512_cvtps_epi32(_mm512_mul_ps(w, inverse)));
+      });
+  });
   std::fill(scale, scale + outputs, std::ldexp(1.0f, exponent));
 }
 

@@ -17,9 +17,11 @@ import torch
 _HERE = Path(__file__).parent
 _SOURCES = [_HERE / name for name in ("lookup.cpp", "sliced.cpp", "sites.cpp", "correlation.cpp")]
 _HEADERS = [_HERE / "binary.h"]
-_FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC", "-pthread", "-Wno-ignored-attributes")
+_FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC", "-fopenmp", "-Wno-ignored-attributes")
 # Named one by one rather than as the building machine's own: a cache may be shared between machines.
 _INSTRUCTIONS = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mbmi2")
+# Torch's own OpenMP, so that there is one pool of threads: two would keep each other from the cores.
+_POOL = tuple(str(path) for path in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*")))
 _TIMEOUT = 60
 
 
@@ -46,7 +48,7 @@ def compiled(
 
 def _built(compiler: str | None, sources: Sequence[Path], headers: Sequence[Path], flags: Sequence[str]) -> Path:
     """Path of the library, built if it is not there."""
-    recipe = " ".join(flags).encode() + b"".join(path.read_bytes() for path in (*sources, *headers))
+    recipe = " ".join((*flags, *_POOL)).encode() + b"".join(path.read_bytes() for path in (*sources, *headers))
     path = _folder() / f"{sources[0].stem}-{hashlib.sha256(recipe).hexdigest()[:16]}.so"
     if not path.exists():
         if compiler is None:
@@ -55,7 +57,7 @@ def _built(compiler: str | None, sources: Sequence[Path], headers: Sequence[Path
         # Built aside and moved: another process may be building or loading the same file.
         with tempfile.TemporaryDirectory(dir=path.parent) as aside:
             built = Path(aside) / path.name
-            command = [compiler, *flags, "-o", str(built), *map(str, sources)]
+            command = [compiler, *flags, "-o", str(built), *map(str, sources), *_POOL]
             subprocess.run(command, check=True, capture_output=True, timeout=_TIMEOUT)
             os.replace(built, path)
     return path

@@ -175,48 +175,68 @@ void visit(const Weight* weights, int64_t num, int64_t output, int64_t outputs, 
   }
 }
 
+struct Size {
+  float largest = 0;
+  float total = 0;
+};
+
+// Takes every `threads`-th row of a matrix into account.
+void measure(const Weight& weight, int64_t outputs, int64_t worker, int64_t threads, Size& size) {
+  const bool across = weight.output_stride == 1;
+  const int64_t rows = across ? weight.inputs : outputs, columns = across ? outputs : weight.inputs;
+  const int64_t stride = across ? weight.input_stride : weight.output_stride;
+  __m512 largest = _mm512_setzero_ps(), total = _mm512_setzero_ps();
+  for (int64_t row = worker; row < rows; row += threads)
+    for (int64_t column = 0; column < columns; column += kLanes) {
+      const __m512 entries = _mm512_maskz_loadu_ps(leading(columns - column), weight.data + row * stride + column);
+      largest = _mm512_max_ps(largest, _mm512_abs_ps(entries));
+      total = _mm512_add_ps(total, _mm512_abs_ps(entries));
+    }
+  size.largest = std::max(size.largest, _mm512_reduce_max_ps(largest));
+  size.total += _mm512_reduce_add_ps(total);
+}
+
 }  // namespace
 
 extern "C" {
 
 // Rounds weights to whole steps of one size, the same for a matrix and its transpose. One of the two strides of every
 // matrix is 1. `packed`: (blocks of 16 outputs, groups, slices, 16 outputs, 4 inputs).
-void sliced_prepare(const Weight* weights, int64_t num, int64_t outputs, int64_t groups, void* packed, float* scale) {
-  __m512 largest = _mm512_setzero_ps(), total = _mm512_setzero_ps();
-  for (int64_t w = 0; w < num; ++w) {
-    const bool across = weights[w].output_stride == 1;
-    const int64_t rows = across ? weights[w].inputs : outputs, columns = across ? outputs : weights[w].inputs;
-    const int64_t stride = across ? weights[w].input_stride : weights[w].output_stride;
-    for (int64_t row = 0; row < rows; ++row)
-      for (int64_t column = 0; column < columns; column += kLanes) {
-        const __mmask16 valid = leading(columns - column);
-        const __m512 size = _mm512_abs_ps(_mm512_maskz_loadu_ps(valid, weights[w].data + row * stride + column));
-        largest = _mm512_max_ps(largest, size);
-        total = _mm512_add_ps(total, size);
-      }
+void sliced_prepare(const Weight* weights, int64_t num, int64_t outputs, int64_t groups, void* packed, float* scale,
+                    int64_t threads) {
+  std::vector<Size> sizes(threads);
+  spread(threads, [&](int64_t worker) {
+    for (int64_t w = 0; w < num; ++w) measure(weights[w], outputs, worker, threads, sizes[worker]);
+  });
+  float largest = 0, total = 0;
+  for (const Size& size : sizes) {
+    largest = std::max(largest, size.largest);
+    total += size.total;
   }
   // Weights that are no finite numbers must not pass unseen; a step of 0 for those too small to matter.
-  const float step = _mm512_reduce_max_ps(largest) / kLargest;
-  if (!std::isfinite(_mm512_reduce_add_ps(total))) return void(std::fill(scale, scale + outputs, NAN));
+  if (!std::isfinite(total)) return void(std::fill(scale, scale + outputs, NAN));
+  const float step = largest / kLargest;
   std::fill(scale, scale + outputs, step);
   const __m512 inverse = _mm512_set1_ps(step < 0x1p-126f ? 0 : 1 / step);
-  for (int64_t output = 0; output < outputs; output += kLanes) {
-    __m512i* block = static_cast<__m512i*>(packed) + output / kLanes * groups * kSlices;
-    visit(weights, num, output, outputs, [&](int64_t group, const __m512* w) {
-      __m512i slices[kSlices] = {};
-      for (int i = 0; i < kInputs; ++i) {
-        // Signed digits to the base 256: adding 128 at every digit and taking it away again, digit by digit.
-        const __m512i half = _mm512_set1_epi32(0x8080);
-        const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(w[i], inverse));
-        const __m512i digits = _mm512_xor_epi32(_mm512_add_epi32(whole, half), half);
-        for (int s = 0; s < kSlices; ++s) {
-          const __m512i digit = _mm512_and_si512(_mm512_srli_epi32(digits, 8 * s), _mm512_set1_epi32(255));
-          slices[s] = _mm512_or_si512(slices[s], _mm512_slli_epi32(digit, 8 * i));
+  spread(threads, [&](int64_t worker) {
+    for (int64_t output = worker * kLanes; output < outputs; output += threads * kLanes) {
+      __m512i* block = static_cast<__m512i*>(packed) + output / kLanes * groups * kSlices;
+      visit(weights, num, output, outputs, [&](int64_t group, const __m512* w) {
+        __m512i slices[kSlices] = {};
+        for (int i = 0; i < kInputs; ++i) {
+          // Signed digits to the base 256: adding 128 at every digit and taking it away again, digit by digit.
+          const __m512i half = _mm512_set1_epi32(0x8080);
+          const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(w[i], inverse));
+          const __m512i digits = _mm512_xor_epi32(_mm512_add_epi32(whole, half), half);
+          for (int s = 0; s < kSlices; ++s) {
+            const __m512i digit = _mm512_and_si512(_mm512_srli_epi32(digits, 8 * s), _mm512_set1_epi32(255));
+            slices[s] = _mm512_or_si512(slices[s], _mm512_slli_epi32(digit, 8 * i));
+          }
         }
-      }
-      std::copy(slices, slices + kSlices, block + group * kSlices);
-    });
-  }
+        std::copy(slices, slices + kSlices, block + group * kSlices);
+      });
+    }
+  });
 }
 
 void sliced_field(const Job* job, int64_t threads) { run<false>(*job, 0, threads); }
