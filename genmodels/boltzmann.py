@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 
 from genmodels.interface import BlockGibbs, Latents, State
 from genmodels.units import Bernoulli, Unit
-from samplers.fused import OnePass, Precision, conditional, product
+from samplers.fused import SMALLEST, OnePass, Precision, conditional, has_int8, product
 
 
 class LayeredBoltzmann(BlockGibbs):
@@ -194,3 +194,14 @@ def odd_then_even(num_layers: int) -> tuple[tuple[int, ...], ...]:
     """The two blocks of a layered machine; a sweep starts from the observed layer and so draws the odd layers first."""
     layers = range(num_layers)
     return tuple(layers[1::2]), tuple(layers[0::2])
+
+
+def is_narrow(model: LayeredBoltzmann, precision: Precision) -> bool:
+    """Whether "auto" may take weights of 16 bits and statistics of 8 where noise or a correction leaves their rounding no say.
+
+    For large float32 weights between states in {0, 1}, on hardware that multiplies bytes.
+    """
+    weight = model.weights[0]
+    binary = all(unit.num_states is not None for unit in model.units)
+    large = weight.dtype == torch.float32 and weight.numel() >= SMALLEST
+    return precision == "auto" and binary and large and has_int8(weight.device)

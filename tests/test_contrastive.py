@@ -20,12 +20,13 @@ from zoo import (
 )
 
 from genmodels import RBM, BadInput, Bernoulli, Gaussian
+from genmodels.boltzmann import is_narrow
 from genmodels.data import load
 from genmodels.interface import default_generator
 from genmodels.likelihood import exact_log_z
 from genmodels.objectives import Objective, Penalty, cd, fpcd, pcd
 from genmodels.objectives.objective import ObjectiveState, with_gradient
-from genmodels.objectives.phases import OFFSET_RATE, Direction, contrast, is_narrow
+from genmodels.objectives.phases import OFFSET_RATE, Direction, contrast
 from samplers import gibbs, run
 from samplers.fused import contrasted_correlation, correlation, native
 

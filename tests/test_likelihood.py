@@ -7,6 +7,7 @@ import inspect
 import json
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -28,10 +29,11 @@ from zoo import (
 )
 
 from genmodels import RBM, BadInput, Bernoulli, Categorical, Gaussian
-from genmodels.boltzmann import Layers
+from genmodels.boltzmann import Layers, is_narrow
 from genmodels.likelihood import (
     Estimate,
     ais_log_z,
+    annealed,
     exact,
     exact_log_z,
     log_likelihood,
@@ -39,11 +41,12 @@ from genmodels.likelihood import (
     raise_log_likelihood,
     reverse_ais_log_z,
 )
-from genmodels.likelihood.annealed import MarginalPath, PathState
+from genmodels.likelihood.annealed import MarginalPath, PathState, RoundedPath
 from genmodels.likelihood.estimate import effective_sample_size, log_mean_exp, log_mean_exp_error
 from genmodels.likelihood.exact import mean_free_energy
 from genmodels.likelihood.report import LikelihoodReport
 from samplers import Path, ais_log_weights, reverse_ais_log_weights, salakhutdinov_murray_schedule
+from samplers.fused import Precision
 
 in_pairs = pytest.mark.parametrize("pair", PAIRS, ids="-".join)
 in_discrete_pairs = pytest.mark.parametrize("pair", DISCRETE_PAIRS, ids="-".join)
@@ -245,18 +248,34 @@ class TooWarm(MarginalPath):
         return super().transition(state, 0.8 * beta, generator)
 
 
-def forward_weights(path: MarginalPath, model: RBM, randoms: torch.Generator) -> Tensor:
+def forward_weights(path: MarginalPath | RoundedPath, model: RBM, randoms: torch.Generator) -> Tensor:
     return ais_log_weights(path, uniform(NUM_TEMPERATURES), ESTIMATES_A_MODEL * NUM_CHAINS, generator=randoms)
 
 
-def reverse_weights(path: MarginalPath, model: RBM, randoms: torch.Generator) -> Tensor:
+def reverse_weights(path: MarginalPath | RoundedPath, model: RBM, randoms: torch.Generator) -> Tensor:
     x = exact_draws(model, ESTIMATES_A_MODEL * NUM_CHAINS, randoms)
     return -reverse_ais_log_weights(path, uniform(NUM_TEMPERATURES), path.state((x,)), generator=randoms)
 
 
-DIRECTIONS: dict[str, tuple[type[MarginalPath], Callable[..., Tensor], int]] = {
+def uncorrected(model: RBM, base: Tensor) -> MarginalPath:
+    """A path to the model with its weights rounded to multiples of 0.7."""
+    rounded = copy.deepcopy(model)
+    rounded.weight.copy_((model.weight / 0.7).round() * 0.7)
+    return MarginalPath(rounded, base)
+
+
+def corrected(model: RBM, base: Tensor) -> RoundedPath:
+    """The same, to the model as it is."""
+    return RoundedPath(uncorrected(model, base), MarginalPath(model, base))
+
+
+DIRECTIONS: dict[str, tuple[Callable[..., Any], Callable[..., Tensor], int]] = {
     "forward": (MarginalPath, forward_weights, 1),
     "reverse": (MarginalPath, reverse_weights, -1),
+    "forward, corrected": (corrected, forward_weights, 1),
+    "reverse, corrected": (corrected, reverse_weights, -1),
+    "forward, uncorrected": (uncorrected, forward_weights, 1),
+    "reverse, uncorrected": (uncorrected, reverse_weights, -1),
     "forward, too warm": (TooWarm, forward_weights, 1),
     "reverse, too warm": (TooWarm, reverse_weights, -1),
 }
@@ -289,7 +308,16 @@ def test_log_z_is_off_by_its_error_bar(pair: tuple[str, str], direction: str):
 
 
 @pytest.mark.many_steps
-@pytest.mark.parametrize("direction", ["forward, too warm", "reverse, too warm"])
+@pytest.mark.parametrize("pair", DISCRETE_PAIRS, ids="-".join)
+@pytest.mark.parametrize("direction", ["forward, corrected", "reverse, corrected"])
+def test_with_rounded_weights_it_still_is(pair: tuple[str, str], direction: str):
+    assert calibrated(scores(pair, direction))
+
+
+@pytest.mark.many_steps
+@pytest.mark.parametrize(
+    "direction", ["forward, too warm", "reverse, too warm", "forward, uncorrected", "reverse, uncorrected"]
+)
 @pytest.mark.parametrize("pair", [("Bernoulli", "Categorical"), ("Gaussian", "Bernoulli")], ids="-".join)
 def test_faulty_annealing_is_rejected(pair: tuple[str, str], direction: str):
     assert not calibrated(scores(pair, direction))
@@ -309,6 +337,23 @@ def test_weights_are_unbiased_with_few_temperatures(pair: tuple[str, str], num_s
     assert forward.dtype == reverse.dtype == torch.float64
     for log_weight in (forward + path.log_z0 - log_z, -(reverse + path.log_z0 - log_z)):
         assert abs(float(z_scores(log_weight.exp(), 1.0))) < 6
+
+
+@torch.no_grad()
+def test_few_chains_of_a_large_machine_take_the_rounded_path():
+    """The estimates are those of whole weights within their errors; without a correction the numbers would differ."""
+    model = RBM(Bernoulli(331), Bernoulli(211), generator=generator())
+    model.weight.normal_(0, 0.1, generator=generator())
+    assert is_narrow(model, "auto") == isinstance(
+        annealed._path(model, base_of(model), uniform(2), 9, 1, "auto"), RoundedPath
+    )
+    assert isinstance(annealed._path(model, base_of(model), uniform(2), 9, 1, "float32"), MarginalPath)
+    kinds: list[Precision] = ["auto", "float32"]
+    auto, whole = (
+        ais_log_z(model, base_of(model), uniform(200), num_chains=50, generator=generator(3), precision=p)
+        for p in kinds
+    )
+    assert abs(auto.value - whole.value) < 5 * math.hypot(auto.std_error or 0, whole.std_error or 0)
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from genmodels.boltzmann import LayeredBoltzmann
+from genmodels.boltzmann import LayeredBoltzmann, is_narrow
 from genmodels.dbm import DBM
 from genmodels.errors import BadInput
 from genmodels.interface import check_width, require
@@ -22,6 +22,8 @@ from samplers.annealing import Track
 from samplers.fused import Precision
 
 MAX_PARALLEL_CHAINS = 4096
+FEW_CHAINS = 256
+"""Up to so many, products of bytes are faster than table look-up."""
 Block = Literal["even", "odd"]
 
 
@@ -112,6 +114,28 @@ class MarginalPath:
         return tuple(known.get(i, self._biases[i].expand(num, -1)) for i in range(len(self._units)))
 
 
+class RoundedPath:
+    """`path` for β < 1, and the density and transition of `end` at β = 1, over the same layers. Satisfies `samplers.Path`.
+
+    Any densities may lead from the easy one to the target. Those of a model with rounded weights are cheaper to draw from;
+    with the unrounded model at the end, no estimate is off by the rounding.
+    """
+
+    def __init__(self, path: MarginalPath, end: MarginalPath):
+        self._path, self._end = path, end
+        self.kept, self.start, self.state, self.log_z0 = path.kept, path.start, path.state, path.log_z0
+
+    def log_density(self, state: PathState, beta: float) -> Tensor:
+        if beta == 1:
+            return self._end.log_density(self._end.state(state.kept), beta)
+        return self._path.log_density(state, beta)
+
+    def transition(self, state: PathState, beta: float, generator: torch.Generator) -> PathState:
+        if beta == 1:
+            return self.state(self._end.transition(self._end.state(state.kept), beta, generator).kept)
+        return self._path.transition(state, beta, generator)
+
+
 def _smaller_block(model: LayeredBoltzmann) -> Block:
     odd, even = (sum(model.units[i].size for i in block) for block in model.blocks)
     return "odd" if len(model.units) > 2 and odd < even else "even"
@@ -131,8 +155,8 @@ def ais_log_z(
     """log Z by annealed importance sampling from the base-rate model with visible fields `base_bias`.
 
     A stochastic lower bound on log Z (Jensen), so log-likelihoods with it are optimistic. The error falls as 1/√chains;
-    the bias falls with the number of temperatures, and does not show in the standard error where chains miss modes.
-    Salakhutdinov and Murray (2008).
+    the bias falls with the number of temperatures, and does not show in the standard error where chains miss modes. With
+    precision "auto" the path to the model may be one of rounded weights; its end never is. Salakhutdinov and Murray (2008).
     """
     path = _path(model, base_bias, betas, num_chains, num_steps, precision)
     parts = [
@@ -229,7 +253,7 @@ def _track(progress: Progress, name: str) -> Track:
 
 
 def _backwards(
-    path: MarginalPath,
+    path: MarginalPath | RoundedPath,
     betas: Tensor,
     state: PathState,
     generator: torch.Generator,
@@ -249,7 +273,7 @@ def _group_sizes(num_chains: int) -> list[int]:
 
 def _path(
     model: LayeredBoltzmann, base_bias: Tensor, betas: Tensor, num_chains: int, num_steps: int, precision: Precision
-) -> MarginalPath:
+) -> MarginalPath | RoundedPath:
     require(model, LayeredBoltzmann, by="annealed importance sampling")
     if isinstance(model, RBM):
         model.check_normalisable()
@@ -257,6 +281,8 @@ def _path(
         raise BadInput(f"Annealing needs at least one chain and one step, not {num_chains} and {num_steps}.")
     if betas.ndim != 1 or len(betas) < 2 or betas[0] != 0 or betas[-1] != 1 or bool((betas.diff() < 0).any()):
         raise BadInput("Inverse temperatures must rise from 0 to 1.")
+    if num_chains <= FEW_CHAINS and is_narrow(model, precision):
+        return RoundedPath(MarginalPath(model, base_bias, "sliced"), MarginalPath(model, base_bias, "float32"))
     return MarginalPath(model, base_bias, precision)
 
 

@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from genmodels.boltzmann import LayeredBoltzmann, Layers
+from genmodels.boltzmann import LayeredBoltzmann, Layers, is_narrow
 from genmodels.errors import BadInput
 from genmodels.interface import FreeEnergy, Posterior, check_width, require
 from genmodels.objectives.objective import Objective, ObjectiveState, with_gradient
-from genmodels.objectives.phases import Penalty, compare_phases, first_offsets, is_narrow
+from genmodels.objectives.phases import Penalty, compare_phases, first_offsets
 from samplers.fused import Precision
 
 

@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from genmodels.boltzmann import LayeredBoltzmann, Layers
+from genmodels.boltzmann import LayeredBoltzmann, Layers, is_narrow
 from genmodels.interface import FreeEnergy
 from genmodels.objectives.objective import ObjectiveState
-from samplers.fused import SMALLEST, Precision, contrasted_correlation, has_int8
+from samplers.fused import Precision, contrasted_correlation
 
 OFFSET_RATE = 0.01
 
@@ -156,17 +156,6 @@ def _statistics(model: LayeredBoltzmann, x: Tensor, field: Tensor) -> tuple[list
     t_hidden = hidden.statistic(mean)
     energy = -(t @ model.biases[0] + visible.log_base(x) + (t_hidden * field).sum(-1) + hidden.log_base(mean))
     return [t, t_hidden], energy
-
-
-def is_narrow(model: LayeredBoltzmann, precision: Precision) -> bool:
-    """Whether "auto" takes 16 bits for the conditionals and 8 for the statistics, which is far below a step's own noise.
-
-    For large float32 weights between states in {0, 1}, on hardware that multiplies bytes.
-    """
-    weight = model.weights[0]
-    binary = all(unit.num_states is not None for unit in model.units)
-    large = weight.dtype == torch.float32 and weight.numel() >= SMALLEST
-    return precision == "auto" and binary and large and has_int8(weight.device)
 
 
 def penalised(

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from genmodels.boltzmann import Layers
+from genmodels.boltzmann import Layers, is_narrow
 from genmodels.chains import independent_start
 from genmodels.dbm import DBM
 from genmodels.errors import BadInput
@@ -17,7 +17,6 @@ from genmodels.objectives.objective import Objective, ObjectiveState, with_gradi
 from genmodels.objectives.phases import (
     Penalty,
     contrast,
-    is_narrow,
     moved_offsets,
     penalised,
     weighted_correlation,
