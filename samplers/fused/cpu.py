@@ -16,6 +16,7 @@ from samplers.fused.one_pass import OnePass, check_shape, vector
 _LANES, _SLICES = 16, 2  # as in sliced.cpp
 _WORTH_A_THREAD = 1 << 22  # multiplications that a further thread pays for, about 30 microseconds
 _ROUNDING = 32  # multiplications that take the time of rounding one weight
+_DECIDING = 256  # ... of drawing one site whose field is known
 
 
 class _Source(ctypes.Structure):
@@ -80,13 +81,15 @@ class _CpuPass(OnePass):
     def draw_sites(self, fields, beta, key):
         fields = fields.contiguous()
         out = torch.empty_like(fields)
-        _library().draw_sites(fields.data_ptr(), *fields.shape, beta, _seed(key), out.data_ptr())
+        threads = threads_for(_DECIDING * fields.numel())
+        _library().draw_sites(fields.data_ptr(), *fields.shape, beta, _seed(key), out.data_ptr(), threads)
         return out
 
     def log_partition(self, fields, beta):
         fields = fields.contiguous()
         out = torch.empty(len(fields), dtype=torch.float64)
-        _library().log_partition(fields.data_ptr(), *fields.shape, beta, out.data_ptr())
+        threads = threads_for(_DECIDING * fields.numel())
+        _library().log_partition(fields.data_ptr(), *fields.shape, beta, out.data_ptr(), threads)
         return out
 
     def field(self, inputs, beta, slope, base):
@@ -166,8 +169,8 @@ def _library() -> ctypes.CDLL:
         field.argtypes = [ctypes.POINTER(_Job), number]
         draw.argtypes = [ctypes.POINTER(_Job), ctypes.c_uint64, number]
     pointer, real = ctypes.c_void_p, ctypes.c_float
-    library.draw_sites.argtypes = [pointer, number, number, real, ctypes.c_uint64, pointer]
-    library.log_partition.argtypes = [pointer, number, number, real, pointer]
+    library.draw_sites.argtypes = [pointer, number, number, real, ctypes.c_uint64, pointer, number]
+    library.log_partition.argtypes = [pointer, number, number, real, pointer, number]
     return library
 
 

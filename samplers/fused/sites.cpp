@@ -2,12 +2,24 @@
 
 #include "binary.h"
 
+namespace {
+
+template <typename Row>
+void spread_rows(int64_t rows, int64_t threads, Row visit) {
+  spread(threads, [&](int64_t worker) {
+    for (int64_t row = worker * rows / threads; row < (worker + 1) * rows / threads; ++row) visit(row);
+  });
+}
+
+}  // namespace
+
 extern "C" {
 
 // States of independent sites with fields beta * fields, (rows, width): 16 neighbouring sites a vector.
-void draw_sites(const float* fields, int64_t rows, int64_t width, float beta, uint64_t seed, float* out) {
+void draw_sites(const float* fields, int64_t rows, int64_t width, float beta, uint64_t seed, float* out,
+                int64_t threads) {
   const Key key = expand(seed);
-  for (int64_t row = 0; row < rows; ++row)
+  spread_rows(rows, threads, [&](int64_t row) {
     for (int64_t column = 0; column < width; column += 4 * kLanes) {
       __m512i words[4];
       random_words(key, column / 4, row, words);
@@ -19,11 +31,12 @@ void draw_sites(const float* fields, int64_t rows, int64_t width, float beta, ui
         _mm512_mask_storeu_ps(out + place, valid, states);
       }
     }
+  });
 }
 
 // Sums over each row of log(1 + exp(beta * field)).
-void log_partition(const float* fields, int64_t rows, int64_t width, float beta, double* out) {
-  for (int64_t row = 0; row < rows; ++row) {
+void log_partition(const float* fields, int64_t rows, int64_t width, float beta, double* out, int64_t threads) {
+  spread_rows(rows, threads, [&](int64_t row) {
     __m512d sum = _mm512_setzero_pd();
     for (int64_t column = 0; column < width; column += kLanes) {
       const __mmask16 valid = leading(width - column);
@@ -33,6 +46,6 @@ void log_partition(const float* fields, int64_t rows, int64_t width, float beta,
       sum = _mm512_add_pd(sum, _mm512_cvtps_pd(_mm512_extractf32x8_ps(terms, 1)));
     }
     out[row] = _mm512_reduce_add_pd(sum);
-  }
+  });
 }
 }
