@@ -14,16 +14,17 @@ import tyro
 from tyro.conf import subcommand
 
 from genmodels.errors import BadInput
-from genmodels.flags import Evaluate, List, Plot, Sample, Train
+from genmodels.flags import Evaluate, List, Plot, Report, Sample, Train
 
 Flags = (
     Annotated[Train, subcommand("train")]
     | Annotated[Sample, subcommand("sample")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Plot, subcommand("plot")]
+    | Annotated[Report, subcommand("report")]
     | Annotated[List, subcommand("list")]
 )
-MODULES = {Train: "train", Sample: "sample", Evaluate: "evaluate", Plot: "plot", List: "listing"}
+MODULES = {Train: "train", Sample: "sample", Evaluate: "evaluate", Plot: "plot", Report: "report", List: "listing"}
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -56,7 +57,7 @@ def _run(arguments: Sequence[str]) -> None:
     import_module(f"genmodels.commands.{MODULES[type(flags)]}").run(flags)
 
 
-def _parse(arguments: Sequence[str]) -> Train | Sample | Evaluate | Plot | List:
+def _parse(arguments: Sequence[str]) -> Train | Sample | Evaluate | Plot | Report | List:
     said = io.StringIO()
     try:
         with redirect_stderr(said):

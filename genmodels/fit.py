@@ -16,7 +16,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from genmodels.checkpoint import SNAPSHOTS, current_versions, load_checkpoint, save_checkpoint
+from genmodels.checkpoint import SNAPSHOTS, current_versions, load_checkpoint, save_checkpoint, write_atomically
 from genmodels.device import choose_device
 from genmodels.errors import BadInput
 from genmodels.interface import BlockGibbs, check_width
@@ -29,6 +29,8 @@ from genmodels.units import Unit
 
 CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.jsonl"
+DIVERGED = "diverged.json"
+"""Where a run that diverged says when; taking the run up removes it."""
 
 Callback = Callable[[Record, nn.Module], Mapping[str, float] | None]
 ShowProgress = Callable[[int, int, Record], None]
@@ -153,6 +155,7 @@ class _Run:
             return
         if (self.out / CHECKPOINT).exists():
             self._restore(self.out)
+            (self.out / DIVERGED).unlink(missing_ok=True)
         elif (self.out / METRICS).exists():
             raise BadInput(f"{self.out} holds the {METRICS} of something else: choose an empty folder.")
         else:
@@ -266,11 +269,12 @@ class _Run:
         return json.loads(json.dumps({**same, "num_rows": len(self.data), "shape": shapes}))
 
     def _diverged(self) -> Diverged:
-        kept = "" if self.out is None else f" the last good checkpoint is kept in {self.out};"
-        return Diverged(
-            f"Training diverged at step {self.state.step} (epoch {self.state.epoch + 1});{kept} lower the learning "
-            f"rate from {self.settings.learning_rate:g}."
-        )
+        when = f"Training diverged at step {self.state.step} (epoch {self.state.epoch + 1});"
+        mend = f" lower the learning rate from {self.settings.learning_rate:g}."
+        if self.out is None:
+            return Diverged(when + mend)
+        write_atomically(self.out / DIVERGED, (json.dumps({"step": self.state.step}) + "\n").encode())
+        return Diverged(f"{when} the last good checkpoint is kept in {self.out};{mend}")
 
 
 def _epoch_generator(seed: int, epoch: int) -> torch.Generator:

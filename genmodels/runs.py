@@ -20,7 +20,7 @@ from genmodels.checkpoint import load_checkpoint, write_atomically
 from genmodels.data import DataSet
 from genmodels.errors import BadInput
 from genmodels.families import FAMILIES
-from genmodels.fit import CHECKPOINT, METRICS, ShowProgress, fit
+from genmodels.fit import CHECKPOINT, DIVERGED, METRICS, ShowProgress, fit
 from genmodels.monitor import monitor, tensorboard
 from genmodels.objectives import (
     Objective,
@@ -43,7 +43,9 @@ from genmodels.run_config import RunConfig
 from genmodels.training_state import part
 
 CONFIG = "config.json"
+COMMAND = "command.txt"
 LIKELIHOOD = "likelihood.json"
+CHAINS = "chains.json"
 PICTURES = (
     "samples.png",
     "filters.png",
@@ -57,8 +59,7 @@ PICTURES = (
     "curves.png",
     "likelihood.png",
 )
-RUN_FILES = (CHECKPOINT, CONFIG, METRICS, LIKELIHOOD, *PICTURES)
-
+RUN_FILES = (CHECKPOINT, CONFIG, COMMAND, METRICS, DIVERGED, LIKELIHOOD, CHAINS, *PICTURES)
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "cd": cd,
@@ -78,19 +79,30 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
 
 
 def start(
-    config: RunConfig, out: Path, *, data: DataSet | None = None, progress: ShowProgress | None = None
+    config: RunConfig,
+    out: Path,
+    *,
+    data: DataSet | None = None,
+    command: str | None = None,
+    progress: ShowProgress | None = None,
 ) -> nn.Module:
-    """Train what `config` describes in the new folder `out` and return the model; `data` saves loading them again."""
+    """Train what `config` describes in the new folder `out` and return the model.
+
+    `data` saves loading them again; `command` is kept beside the configuration, for whoever wants the run once more.
+    """
     refuse_occupied(out)
     data = data_sets.load(config.data, key=config.key) if data is None else data
-    config = replace(config, data=_lasting_name(config.data), image_shape=data.image_shape)
+    config = replace(config, data=lasting_name(config.data), image_shape=data.image_shape)
     write_atomically(out / CONFIG, (json.dumps(config.to_dict(), indent=2) + "\n").encode())
+    if command is not None:
+        write_atomically(out / COMMAND, (command + "\n").encode())
     try:
         return _train(config, data, out, progress)
     finally:
         # What failed before its first checkpoint is no run, and must not keep the next one out.
         if not (out / CHECKPOINT).exists():
-            (out / CONFIG).unlink(missing_ok=True)
+            for name in (CONFIG, COMMAND):
+                (out / name).unlink(missing_ok=True)
 
 
 def resume(out: Path, *, progress: ShowProgress | None = None) -> nn.Module:
@@ -109,6 +121,11 @@ def load_model(path: Path) -> tuple[Any, RunConfig]:
     model = build_model(config)
     model.load_state_dict(part("average", tensors) or part("model", tensors))
     return model.requires_grad_(False), config
+
+
+def stored_step(path: Path) -> int:
+    """After how many steps the checkpoint of a run was written."""
+    return load_checkpoint(path / CHECKPOINT if path.is_dir() else path).meta["step"]
 
 
 def stored_config(out: Path) -> RunConfig:
@@ -165,7 +182,7 @@ def _train(config: RunConfig, data: DataSet, out: Path, progress: ShowProgress |
     return model
 
 
-def _lasting_name(name_or_path: str) -> str:
+def lasting_name(name_or_path: str) -> str:
     """The name, or the path such that it holds from any working directory."""
     return name_or_path if name_or_path in data_sets.names() else str(Path(name_or_path).expanduser().resolve())
 

@@ -9,12 +9,13 @@ from rich.table import Table
 
 from genmodels.likelihood import Estimate
 
-_MEANING = {
+MEANING = {
     "exact": "exact",
     "lower": "at or below the truth, on average",
     "upper": "at or above the truth, on average",
     "none": "no bound",
 }
+"""On which side of the truth an estimate of each kind of bound lies."""
 
 
 def print_estimates(title: str, estimates: Mapping[str, Estimate]) -> None:
@@ -22,5 +23,5 @@ def print_estimates(title: str, estimates: Mapping[str, Estimate]) -> None:
     table = Table("", "nats", "std error", "what it is", "method", title=title, title_justify="left")
     for name, estimate in estimates.items():
         value, error = f"{estimate.value:.3f}", f"{estimate.std_error:.3f}"
-        table.add_row(name, value, error, _MEANING[estimate.bound], estimate.method)
+        table.add_row(name, value, error, MEANING[estimate.bound], estimate.method)
     Console().print(table)

@@ -238,6 +238,7 @@ HELP = (
     ["sample"],
     ["evaluate"],
     ["plot"],
+    ["report"],
     ["list"],
 )
 

@@ -12,25 +12,28 @@ from genmodels.device import choose_device
 from genmodels.errors import BadInput
 from genmodels.families import FAMILIES
 from genmodels.flags import Evaluate
+from genmodels.flags.arguments import command_line
 from genmodels.interface import default_generator
 from genmodels.likelihood import LikelihoodReport
 from genmodels.pictures import write_estimates
 from genmodels.run_config import RunConfig
-from genmodels.runs import load_model
+from genmodels.runs import load_model, stored_step
 from genmodels.tables import print_estimates
 
 
 def run(flags: Evaluate) -> None:
     """Print the likelihood, and keep it in the run's folder for `genmodels plot`."""
     model, config = load_model(flags.path)
+    step = stored_step(flags.path)
     data = load(config.data, key=config.key) if flags.data is None else load(flags.data, key=flags.key)
     report = _report(flags, model, config, data)
     result = {"model": config.model, "data": data.name, "split": flags.split, **report.to_dict()}
+    made = {"step": step, "command": command_line(["evaluate"], flags, positional="path")}
     if flags.json:
         print(json.dumps(result))
     else:
         _print_report(f"{config.model} on {data.name}, {flags.split}, {report.num_examples} examples", report)
-    write_estimates(flags.path if flags.path.is_dir() else flags.path.parent, report.rows(), result)
+    write_estimates(flags.path if flags.path.is_dir() else flags.path.parent, report.rows(), result | made)
 
 
 def _report(flags: Evaluate, model: Any, config: RunConfig, data: DataSet) -> LikelihoodReport:

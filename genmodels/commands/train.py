@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -13,6 +14,7 @@ from genmodels.errors import BadInput
 from genmodels.families import FAMILIES, Family
 from genmodels.fit import CHECKPOINT, ShowProgress
 from genmodels.flags import StoredModel, Train, TrainDae, TrainDbm, TrainRbm, TrainVae
+from genmodels.flags.arguments import command_line
 from genmodels.flags.common import TrainModel
 from genmodels.flags.psd import TrainPsd
 from genmodels.flags.sparse_coding import TrainSparseCoding
@@ -46,7 +48,9 @@ def _start(flags: TrainModel) -> None:
     runs.refuse_occupied(flags.out)
     data = load(flags.data, key=flags.key)
     config = FAMILY_OF[type(flags)].run_config(flags, data)
-    _train(flags.out, lambda progress: runs.start(config, flags.out, data=data, progress=progress))
+    again = replace(flags, data=runs.lasting_name(flags.data))
+    command = command_line(["train", FAMILY_OF[type(flags)].name], again)
+    _train(flags.out, lambda progress: runs.start(config, flags.out, data=data, command=command, progress=progress))
 
 
 def _train(out: Path, work: Callable[[ShowProgress], nn.Module]) -> None:

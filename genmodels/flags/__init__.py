@@ -118,5 +118,19 @@ class Plot:
 
 
 @dataclass(frozen=True)
+class Report:
+    """Write one page on a run, or on several side by side: it needs no network and nothing beside it."""
+
+    paths: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN ...]")]
+    """Folders of the runs."""
+    out: Path = Path("report.html")
+    """The page (.html)."""
+    seed: int = 0
+    """Seed of the chains, where pictures are missing or older than the run's checkpoint."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 (and so on) or mps."""
+
+
+@dataclass(frozen=True)
 class List:
     """List models with their capabilities, objectives, samplers, estimators, and data sets and whether they are here."""
