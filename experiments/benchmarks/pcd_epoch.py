@@ -64,11 +64,19 @@ def products(hidden: int, config: Config) -> None:
         _ = x @ w, h @ w.T, x @ w, x.T @ h, x.T @ h
 
 
-def interleaved(works: Mapping[str, Callable[[], object]], rounds: int, epochs: int) -> dict[str, list[float]]:
-    """Seconds an epoch of each work in each round; the first round warms up and is dropped."""
+def interleaved(
+    works: Mapping[str, Callable[[], object]], rounds: int, epochs: int, *, settle: bool = False
+) -> dict[str, list[float]]:
+    """Seconds an epoch of each work in each round; the first round warms up and is dropped.
+
+    With `settle` each work runs once, untimed, before it is timed: for short ones, which would find cold caches and the
+    threads of the library before still waiting on the cores.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds + 1):
         for name, work in works.items():
+            if settle:
+                work()
             started = time.perf_counter()
             work()
             seconds[name].append((time.perf_counter() - started) / epochs)

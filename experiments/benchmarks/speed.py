@@ -1,7 +1,8 @@
 """Block Gibbs, AIS and PCD on a CPU against scikit-learn, rbms and thrml, and against the bare float32 products.
 
 The machine is an RBM with 784 visible and 500 hidden Bernoulli units, weights drawn at random. Rounds are interleaved and
-ratios taken within a round, then their median, so that a noisy machine slows all of them alike. rbms and thrml are timed
+ratios taken within a round, then their median, so that a noisy machine slows all of them alike. A round of sweeps has
+several in a row, as chains do, after as many that are not timed. rbms and thrml are timed
 where they are installed (`pip install rbms thrml`).
 
     python -m experiments.benchmarks.speed
@@ -48,6 +49,8 @@ class Config:
     visible: int = 784
     hidden: int = 500
     num_chains: int = 1024
+    num_sweeps: int = 10
+    """Sweeps a round."""
     rounds: int = 15
     chain_counts: tuple[int, ...] = (1, 4, 16, 64, 256, 1024, 4096, 16_384, 65_536)
     hidden_sizes: tuple[int, ...] = (125, 250, 500, 1000, 2000, 4000)
@@ -64,6 +67,7 @@ SMOKE = Config(
     visible=20,
     hidden=13,
     num_chains=16,
+    num_sweeps=2,
     rounds=1,
     chain_counts=(1, 8),
     hidden_sizes=(5, 7),
@@ -85,6 +89,15 @@ def random_model(visible: int, hidden: int) -> RBM:
     model.visible_bias.normal_(-1, 1, generator=generator)
     model.hidden_bias.normal_(-1, 1, generator=generator)
     return model
+
+
+def repeated(works: dict[str, Work], num: int) -> dict[str, Work]:
+    """Each work so many times."""
+
+    def several(work: Work) -> Work:
+        return lambda: [work() for _ in range(num)]
+
+    return {name: several(work) for name, work in works.items()}
 
 
 def states(model: RBM, num: int) -> tuple[Tensor, Tensor]:
@@ -190,11 +203,12 @@ def time_gibbs(result: Result, config: Config) -> None:
     if find_spec("rbms"):
         works["rbms"] = rbms_sweep(model, start)
     names = {"scikit-learn": "gibbs_over_sklearn", "rbms": "gibbs_over_rbms", "products": "gibbs_over_products"}
-    record(result, "gibbs", interleaved(works, config.rounds, 1), names)
+    num = config.num_sweeps
+    record(result, "gibbs", interleaved(repeated(works, num), config.rounds, num, settle=True), names)
     if find_spec("thrml"):
         few = states(model, config.thrml_chains)
         both = {"genmodels": our_sweep(model, few), "thrml": thrml_sweep(model, config.thrml_chains)}
-        seconds = interleaved(both, max(1, config.rounds // 5), 1)
+        seconds = interleaved(repeated(both, num), max(1, config.rounds // 5), num, settle=True)
         record(result, f"gibbs_{config.thrml_chains}_chains", seconds, {"thrml": "gibbs_over_thrml"})
 
 
@@ -242,13 +256,16 @@ def time_pcd(result: Result, config: Config) -> None:
     record(result, "pcd", interleaved(works, pcd.rounds, pcd.epochs), names)
 
 
-def scan(result: Result, axis: str, cases: dict[int, tuple[RBM, int]], rounds: int) -> dict[str, list[float]]:
+def scan(
+    result: Result, axis: str, cases: dict[int, tuple[RBM, int]], rounds: int, num_sweeps: int
+) -> dict[str, list[float]]:
     """Seconds of a sweep and of its two products in every case."""
     curves: dict[str, list[float]] = {"genmodels": [], "products": []}
     for value, (model, num) in cases.items():
         start = states(model, num)
         works = {"genmodels": our_sweep(model, start), "products": bare_products(model, start)}
-        for name, times in interleaved(works, rounds, 1).items():
+        sweeps = max(1, num_sweeps * 1024 // max(1024, num))
+        for name, times in interleaved(repeated(works, sweeps), rounds, sweeps, settle=True).items():
             curves[name].append(statistics.median(times))
             result.add_number(f"gibbs_seconds_{value}_{axis}_{name}", curves[name][-1])
     return curves
@@ -281,6 +298,8 @@ def draw(config: Config, by_chains: dict[str, list[float]], by_hidden: dict[str,
         for name, seconds in curves.items():
             axes.loglog(values, seconds, marker="o", label=name)
         axes.set(xlabel=label, ylabel="seconds a sweep")
+        axes.set_xticks(values[::2], [f"{value:,}" for value in values[::2]])
+        axes.set_xticks([], minor=True)
         axes.legend(frameon=False)
     return figure
 
@@ -309,10 +328,10 @@ def main(smoke: bool = False, results: Path = FOLDER) -> Path:
     time_ais(result, config)
     time_pcd(result, config)
     model = random_model(config.visible, config.hidden)
-    few = max(1, config.rounds // 3)
-    by_chains = scan(result, "chains", {num: (model, num) for num in config.chain_counts}, few)
+    few, num = max(1, config.rounds // 3), config.num_sweeps
+    by_chains = scan(result, "chains", {count: (model, count) for count in config.chain_counts}, few, num)
     sizes = {size: (random_model(config.visible, size), config.num_chains) for size in config.hidden_sizes}
-    by_hidden = scan(result, "hidden", sizes, few)
+    by_hidden = scan(result, "hidden", sizes, few, num)
     memory = peak_over_states(model, config.chain_counts[-1])
     if memory is not None:
         result.add_number("memory_over_states", memory)
