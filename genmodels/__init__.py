@@ -11,12 +11,27 @@ if TYPE_CHECKING:
     from genmodels.psd import PSD
     from genmodels.rbm import RBM
     from genmodels.sparse_coding import SparseCoding
+    from genmodels.target_prop import AutoEncoderStack
     from genmodels.units import Bernoulli, Categorical, Gaussian
     from genmodels.vae import VAE
 
-__all__ = ["DAE", "DBM", "DBN", "PSD", "RBM", "VAE", "BadInput", "Bernoulli", "Categorical", "Gaussian", "SparseCoding"]
+__all__ = [
+    "DAE",
+    "DBM",
+    "DBN",
+    "PSD",
+    "RBM",
+    "VAE",
+    "AutoEncoderStack",
+    "BadInput",
+    "Bernoulli",
+    "Categorical",
+    "Gaussian",
+    "SparseCoding",
+]
 
 _HOMES = {
+    "AutoEncoderStack": "target_prop",
     "DAE": "dae",
     "BadInput": "errors",
     "DBM": "dbm",

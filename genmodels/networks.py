@@ -74,6 +74,15 @@ class DiagonalNormal(NamedTuple):
         """KL(this ‖ N(0, 1)) of each coordinate, nats: (μ² + σ² − 1)/2 − log σ (Kingma and Welling, 2014, appendix B)."""
         return 0.5 * (self.mean.square() + torch.exp(2 * self.log_std) - 1) - self.log_std
 
+    def cross_entropy(self, other: DiagonalNormal) -> Float[Tensor, " n"]:
+        """−E[log other(z)] under this one, nats; the entropy, where other is this one."""
+        square = (self.mean - other.mean).square() + torch.exp(2 * self.log_std)
+        return (0.5 * (square * torch.exp(-2 * other.log_std) + math.log(2 * math.pi)) + other.log_std).sum(-1)
+
+    def detach(self) -> DiagonalNormal:
+        """The same without gradients."""
+        return DiagonalNormal(self.mean.detach(), self.log_std.detach())
+
     def repeat(self, num: int) -> DiagonalNormal:
         """The same for `num` copies of all rows, one copy after the other."""
         return DiagonalNormal(self.mean.repeat(num, 1), self.log_std.repeat(num, 1))

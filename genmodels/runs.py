@@ -25,6 +25,7 @@ from genmodels.monitor import monitor, tensorboard
 from genmodels.objectives import (
     Objective,
     Penalty,
+    algorithm1,
     amortised_map,
     cd,
     denoising,
@@ -37,6 +38,7 @@ from genmodels.objectives import (
     psd,
     ptt,
     reweighted_wake_sleep,
+    target_propagation,
     variational_pcd,
 )
 from genmodels.run_config import RunConfig
@@ -75,6 +77,8 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "dictionary": dictionary_learning,
     "psd": psd,
     "amortised": amortised_map,
+    "target_propagation": target_propagation,
+    "algorithm1": algorithm1,
 }
 
 

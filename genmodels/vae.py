@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -12,103 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from genmodels.directed_layers import BottomUp, Mixture, PriorOf, StandardNormal
 from genmodels.errors import BadInput
 from genmodels.interface import Code, Configured, Encoder, Latents, RateDistortion, TopDown
 from genmodels.networks import MLP, DiagonalNormal, NormalNetwork
 from genmodels.units import Unit, unit_from_config
-
-Layer = Callable[[Tensor], DiagonalNormal]
-
-
-@dataclass(frozen=True)
-class BottomUp:
-    """q(z | x) = q(z_1 | x) Π_l q(z_{l+1} | z_l), each a diagonal normal."""
-
-    first: DiagonalNormal
-    above: tuple[Layer, ...]
-
-    def draw(self, generator: torch.Generator | None) -> Latents:
-        z = [self.first.draw(generator)]
-        for layer in self.above:
-            z.append(layer(z[-1]).draw(generator))
-        return tuple(z)
-
-    def log_prob(self, z: Latents) -> Float[Tensor, " n"]:
-        pairs = zip(self.factors(z), z, strict=True)
-        return sum((factor.log_prob(value).sum(-1) for factor, value in pairs), start=z[0].new_zeros(()))
-
-    def factors(self, z: Latents) -> list[DiagonalNormal]:
-        """Every layer's distribution given the layer below in z."""
-        return [self.first, *(layer(below) for layer, below in zip(self.above, z, strict=False))]
-
-    def repeat(self, num: int) -> BottomUp:
-        return BottomUp(self.first.repeat(num), self.above)
-
-
-@dataclass(frozen=True)
-class StandardNormal:
-    """N(0, I)."""
-
-    origin: Float[Tensor, " d"]
-
-    def draw(self, num: int, generator: torch.Generator | None) -> Float[Tensor, "n d"]:
-        zeros = self.origin.expand(num, -1)
-        return DiagonalNormal(zeros, zeros).draw(generator)
-
-    def rate(self, q: DiagonalNormal, z: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """KL(q ‖ p) of each coordinate, in closed form."""
-        return q.divergence_from_standard()
-
-    def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        return -0.5 * (z.square() + math.log(2 * math.pi)).sum(-1)
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """(1/K) Σ_k of diagonal normals."""
-
-    components: DiagonalNormal
-
-    def draw(self, num: int, generator: torch.Generator | None) -> Float[Tensor, "n d"]:
-        mean, log_std = self.components
-        which = torch.randint(len(mean), (num,), generator=generator, device=mean.device)
-        return DiagonalNormal(mean[which], log_std[which]).draw(generator)
-
-    def rate(self, q: DiagonalNormal, z: Float[Tensor, "n d"]) -> Float[Tensor, "n 1"]:
-        """log q(z) − log p(z) at the draw: a mixture does not fall into coordinates."""
-        return (q.log_prob(z).sum(-1) - self.log_prob(z))[:, None]
-
-    def log_prob(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        # |z − m|² / s² as three products, so that no tensor has n × K × d entries.
-        mean, log_std = self.components
-        precision = torch.exp(-2 * log_std)
-        linear = mean * precision
-        constant = (mean * linear + 2 * log_std + math.log(2 * math.pi)).sum(-1)
-        squares = z.square() @ precision.T - 2 * z @ linear.T
-        return torch.logsumexp(-0.5 * (squares + constant), -1) - math.log(len(mean))
-
-
-@dataclass(frozen=True)
-class PriorOf:
-    """p(z) = p(z_L) Π_l p(z_l | z_{l+1}), for a number of rows."""
-
-    num: int
-    top: StandardNormal | Mixture
-    below: tuple[Layer, ...]
-    """p(z_l | z_{l+1}), the lowest first."""
-
-    def draw(self, generator: torch.Generator | None) -> Latents:
-        z = [self.top.draw(self.num, generator)]
-        for layer in reversed(self.below):
-            z.insert(0, layer(z[0]).draw(generator))
-        return tuple(z)
-
-    def log_prob(self, z: Latents) -> Float[Tensor, " n"]:
-        layers = zip(self.below, pairwise(z), strict=True)
-        return self.top.log_prob(z[-1]) + sum(layer(above).log_prob(at).sum(-1) for layer, (at, above) in layers)
-
-    def repeat(self, num: int) -> PriorOf:
-        return PriorOf(num * self.num, self.top, self.below)
 
 
 class VAE(nn.Module, TopDown, Encoder, RateDistortion, Configured):

@@ -18,6 +18,7 @@ from experiments import (
     rbm_mnist,
     score_digits,
     sparse_coding,
+    target_prop_mnist,
     vae_frey,
     vae_mnist,
 )
@@ -121,6 +122,15 @@ def test_dbn_mnist(tmp_path: Path) -> None:
     assert metrics["importance_weighted"]["bound"] == "none"
     assert metrics["importance_weighted_reverse"]["bound"] == "lower"
     assert (tmp_path / "dbn_mnist_samples_from_digits.png").is_file()
+
+
+def test_target_prop_mnist(tmp_path: Path) -> None:
+    metrics = check_shape(target_prop_mnist.main(smoke=True, out=tmp_path / "runs", results=tmp_path))["metrics"]
+    assert metrics["test_log_likelihood"]["bound"] == metrics["algorithm1"]["bound"] == "lower"
+    assert metrics["backprop"]["bound"] == metrics["csl"]["bound"] == "lower"
+    assert metrics["parzen"]["bound"] == "none"
+    assert (tmp_path / "target_prop_mnist_target_prop.png").is_file()
+    assert (tmp_path / "target_prop_mnist_chain.png").is_file()
 
 
 def test_pcd_epoch(tmp_path: Path) -> None:

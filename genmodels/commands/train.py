@@ -18,6 +18,7 @@ from genmodels.flags.arguments import command_line
 from genmodels.flags.common import TrainModel
 from genmodels.flags.psd import TrainPsd
 from genmodels.flags.sparse_coding import TrainSparseCoding
+from genmodels.flags.target_prop import TrainTargetProp
 from genmodels.pictures import write_pictures
 from genmodels.progress import bar, training_bar
 
@@ -28,6 +29,7 @@ FAMILY_OF: dict[type[TrainModel], Family] = {
     TrainDae: FAMILIES["dae"],
     TrainSparseCoding: FAMILIES["sparse-coding"],
     TrainPsd: FAMILIES["psd"],
+    TrainTargetProp: FAMILIES["target-prop"],
 }
 
 

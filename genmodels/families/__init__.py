@@ -6,10 +6,20 @@ from genmodels.families.family import Drawn, Family
 from genmodels.families.psd import PSD_FAMILY
 from genmodels.families.rbm import RBM_FAMILY
 from genmodels.families.sparse_coding import SPARSE_CODING_FAMILY
+from genmodels.families.target_prop import TARGET_PROP_FAMILY
 from genmodels.families.vae import VAE_FAMILY
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (RBM_FAMILY, DBM_FAMILY, VAE_FAMILY, DAE_FAMILY, SPARSE_CODING_FAMILY, PSD_FAMILY)
+    family.name: family
+    for family in (
+        RBM_FAMILY,
+        DBM_FAMILY,
+        VAE_FAMILY,
+        DAE_FAMILY,
+        SPARSE_CODING_FAMILY,
+        PSD_FAMILY,
+        TARGET_PROP_FAMILY,
+    )
 }
 
 __all__ = ["FAMILIES", "Drawn", "Family"]

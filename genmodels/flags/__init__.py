@@ -14,6 +14,7 @@ from genmodels.flags.dbm import TrainDbm
 from genmodels.flags.psd import TrainPsd
 from genmodels.flags.rbm import TrainRbm
 from genmodels.flags.sparse_coding import TrainSparseCoding
+from genmodels.flags.target_prop import TrainTargetProp
 from genmodels.flags.vae import TrainVae
 
 Half = Literal["upper", "lower", "left", "right"]
@@ -36,6 +37,7 @@ class Train:
         | Annotated[TrainDae, subcommand("dae")]
         | Annotated[TrainSparseCoding, subcommand("sparse-coding")]
         | Annotated[TrainPsd, subcommand("psd")]
+        | Annotated[TrainTargetProp, subcommand("target-prop")]
         | Annotated[StoredModel, subcommand("stored")]
     ) = StoredModel()
     resume: Annotated[Path | None, arg(metavar="RUN", help_behavior_hint="")] = None

@@ -9,12 +9,14 @@ from genmodels.objectives.objective import Objective
 from genmodels.objectives.phases import Penalty
 from genmodels.objectives.psd import amortised_map, psd
 from genmodels.objectives.ptt import ptt
+from genmodels.objectives.target_prop import algorithm1, target_propagation
 from genmodels.objectives.up_down import up_down
 from genmodels.objectives.variational_pcd import variational_pcd
 
 __all__ = [
     "Objective",
     "Penalty",
+    "algorithm1",
     "amortised_map",
     "cd",
     "denoising",
@@ -28,6 +30,7 @@ __all__ = [
     "psd",
     "ptt",
     "reweighted_wake_sleep",
+    "target_propagation",
     "up_down",
     "variational_pcd",
 ]

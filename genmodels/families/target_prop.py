@@ -1,0 +1,141 @@
+"""Stacks of auto-encoders on the command line."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from genmodels import code_plots, plots
+from genmodels.data import DataSet, load
+from genmodels.errors import BadInput
+from genmodels.families import directed
+from genmodels.families.common import device_of, first_rows, settings_from
+from genmodels.families.family import Drawn, Family
+from genmodels.flags import Evaluate, Sample
+from genmodels.flags.target_prop import TrainTargetProp
+from genmodels.interface import default_generator
+from genmodels.layers import visible_layer
+from genmodels.likelihood import LikelihoodReport, chain_fields
+from genmodels.objectives.target_prop import Loops
+from genmodels.progress import Progress, bar
+from genmodels.run_config import RunConfig
+from genmodels.stack_chain import StackChain
+from genmodels.target_prop import AutoEncoderStack
+from samplers import run, walk_back
+
+_LEARNING_RATE = 0.003
+NUM_SAMPLES, RATE_ROWS = 100, 1000
+FILM_STEPS, FILM_CHAINS = (1, 2, 5, 10, 30, 100), 10
+PRIORS = {
+    "standard-gaussian": "StandardGaussian",
+    "full-gaussian": "FullGaussian",
+    "factorial-bernoulli": "FactorialBernoulli",
+}
+
+
+def run_config(flags: TrainTargetProp, data: DataSet) -> RunConfig:
+    """The run of a stack on `data` that the flags describe."""
+    if not flags.sizes:
+        raise BadInput("A stack needs at least one layer: give --sizes, as in --sizes 100 60 30.")
+    *below, top = flags.sizes
+    kinds = list(flags.kinds) * (len(below) if len(flags.kinds) == 1 else 1)
+    if len(kinds) != len(below):
+        raise BadInput(f"Give one kind of units for all layers below the top or {len(below)}, not {len(flags.kinds)}.")
+    objective, options = _objective(flags)
+    return RunConfig(
+        model="target-prop",
+        model_options={
+            "observed": visible_layer(data, flags.visible_units).config(),
+            "hidden": [{"kind": kind, "size": size} for kind, size in zip(kinds, below, strict=True)],
+            "prior": {"type": PRIORS[flags.prior], "size": top},
+            "inner": flags.inner,
+        },
+        data=flags.data,
+        key=flags.key,
+        objective=objective,
+        objective_options=options,
+        settings=settings_from(flags, len(data.train), learning_rate=_LEARNING_RATE),
+    )
+
+
+def _objective(flags: TrainTargetProp) -> tuple[str, dict[str, Any]]:
+    loops = Loops(flags.match, flags.reach, flags.noise_free, flags.difference, flags.recirculation)
+    if flags.objective != "target-propagation" and loops != Loops():
+        raise BadInput(
+            "match, reach, noise-free, difference and recirculation are of target-propagation: leave them out."
+        )
+    if flags.objective != "algorithm1" and flags.alpha != 1:
+        raise BadInput("Only algorithm1 has an alpha: leave it out.")
+    if flags.objective == "backprop":
+        if flags.prior == "factorial-bernoulli" or any(
+            kind.partition(":")[0] in ("binary", "one-hot") for kind in flags.kinds
+        ):
+            raise BadInput("No gradient passes through discrete units: train them with target-propagation.")
+        return "elbo", {}
+    if flags.objective == "algorithm1":
+        return "algorithm1", {"alpha": flags.alpha}
+    return "target_propagation", asdict(loops)
+
+
+@torch.no_grad()
+def sample(model: AutoEncoderStack, config: RunConfig, flags: Sample) -> Drawn:
+    """Independent draws; chains up and down the stack from rows of the data; or the missing halves of images."""
+    if not flags.from_data or flags.inpaint is not None:
+        return directed.sample(model, config, flags)
+    device = device_of(model)
+    generator, chain = default_generator(flags.seed, device), StackChain(model)
+    x = first_rows(flags, config).to(device)
+    x = run(walk_back(chain), x, flags.num_steps - 1, generator=generator, track=lambda n: bar(n, "up and down"))
+    field = chain.reconstruct(chain.corrupt(x, chain.corruption_noise(x, generator)))
+    x = chain.draw(field, chain.reconstruction_noise(x, generator))
+    title = f"{flags.num} chains after {flags.num_steps:,} times up and down the stack"
+    return Drawn(x, model.observed.mean(field), title)
+
+
+def evaluate(model: AutoEncoderStack, x: Tensor, data: DataSet, flags: Evaluate) -> LikelihoodReport:
+    """A lower bound in expectation: the ELBO, the importance-weighted bound, or annealing over real latents."""
+    if flags.method == "ais" and not model.differentiable:
+        raise BadInput("Annealing over the latents needs real units in all layers: use --method iwae.")
+    return directed.evaluate(model, x, data, flags)
+
+
+@torch.no_grad()
+def pictures(
+    model: AutoEncoderStack, config: RunConfig, generator: torch.Generator, progress: Progress
+) -> dict[str, Figure]:
+    """Samples, a film strip of chains up and down from test examples, and the rates of the layers."""
+    shape, name = config.image_shape, Path(config.data).name
+    data = load(config.data, key=config.key)
+    x = data.test.fixed().to(device_of(model))
+    _, *z = model.sample(NUM_SAMPLES, generator=generator)
+
+    def shown(mean: Tensor) -> Tensor:
+        # The mean of a Gaussian pixel may lie a little outside of what the data can be.
+        return mean if data.support == "real" else mean.clamp(0, 1)
+
+    title = f"{config.model} on {name}: {NUM_SAMPLES} independent draws, means"
+    figures = {"samples.png": plots.sample_grid(shown(model.observed_mean(tuple(z))), shape, title=title)}
+    if shape is not None:
+        chain, start = StackChain(model), x[:FILM_CHAINS]
+        fields = chain_fields(chain, start, max(FILM_STEPS), generator=generator, progress=progress)
+        means = shown(model.observed.mean(fields[torch.tensor(FILM_STEPS) - 1]))
+        figures["film_strip.png"] = plots.film_strip(torch.cat([start[None], means]), (0, *FILM_STEPS), shape)
+    rates = model.rate_distortion(x[:RATE_ROWS], generator)[1]
+    figures["rates.png"] = code_plots.rate_bars([rate.mean(0) for rate in rates])
+    return figures
+
+
+TARGET_PROP_FAMILY = Family(
+    name="target-prop",
+    model=AutoEncoderStack,
+    run_config=run_config,
+    initialise=AutoEncoderStack.initialise_from_data,
+    sample=sample,
+    evaluate=evaluate,
+    pictures=pictures,
+)

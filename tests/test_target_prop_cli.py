@@ -1,0 +1,100 @@
+"""Stacks of auto-encoders on the command line, from end to end on 30 rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from genmodels import AutoEncoderStack
+from genmodels.cli import main
+from genmodels.families import target_prop
+from genmodels.runs import load_model
+
+TRAIN = ["--data", "bars-and-stripes", "--epochs", "3", "--device", "cpu", "--sizes", "5", "4", "3"]
+PICTURES = ("samples.png", "film_strip.png", "rates.png", "curves.png")
+
+
+def train(out: Path, *flags: str) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(target_prop, "FILM_STEPS", (1, 3))
+        assert main(["train", "target-prop", "--out", str(out), *TRAIN, *flags]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return train(tmp_path_factory.mktemp("runs") / "stack", "--inner", "6", "0", "7")
+
+
+def said(capsys, *arguments: object) -> str:
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+def refused(capsys, *arguments: object) -> str:
+    assert main([str(argument) for argument in arguments]) == 2
+    return capsys.readouterr().err
+
+
+def test_a_run_holds_its_pictures_and_curves(run: Path) -> None:
+    assert {path.name for path in run.iterdir()} >= {"checkpoint.safetensors", *PICTURES}
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert set(records[-1]) >= {"bound", "noise_1", "error_2"}
+    model, _ = load_model(run)
+    assert isinstance(model, AutoEncoderStack)
+    assert model.config()["inner"] == [6, 0, 7]
+
+
+@pytest.mark.parametrize("method", ["auto", "elbo", "ais"])
+def test_evaluate_gives_a_lower_bound(capsys, run: Path, method: str) -> None:
+    flags = ["--method", method, "--num-samples", "20", "--num-temperatures", "4", "--num-chains", "3"]
+    report = json.loads(said(capsys, "evaluate", run, *flags, "--num-examples", "10", "--json"))
+    assert report["lower"] == report["log_likelihood"]
+    assert (report["lower"]["bound"], report["upper"], report["log_z"]["value"]) == ("lower", None, 0.0)
+    assert np.isfinite(report["lower"]["value"])
+
+
+def test_sample_draws_runs_chains_and_fills_in(capsys, run: Path, tmp_path: Path) -> None:
+    flags = ["--num", "6", "--num-steps", "3", "--out", tmp_path / "s.png", "--save", tmp_path / "s.npz"]
+    for more in ([], ["--from-data"], ["--inpaint", "upper"]):
+        said(capsys, "sample", run, *flags, *more)
+        with np.load(tmp_path / "s.npz") as saved:
+            assert all(saved[name].shape == (6, 16) for name in saved.files)
+
+
+def test_plot_takes_a_finished_run_up(capsys, run: Path) -> None:
+    said(capsys, "evaluate", run, "--num-samples", "5")
+    assert said(capsys, "plot", run).split() == [str(run / name) for name in (*PICTURES, "likelihood.png")]
+
+
+@pytest.mark.parametrize(
+    "flags", [["--kinds", "binary", "--prior", "factorial-bernoulli"], ["--objective", "algorithm1"]]
+)
+def test_other_ways_run(capsys, tmp_path: Path, flags: list[str]) -> None:
+    out = train(tmp_path / "run", *flags)
+    report = json.loads(said(capsys, "evaluate", out, "--num-samples", "20", "--num-examples", "5", "--json"))
+    assert np.isfinite(report["lower"]["value"])
+    if "binary" in flags:
+        assert "real units" in refused(capsys, "evaluate", out, "--method", "ais")
+
+
+@pytest.mark.parametrize(
+    ("flags", "mend"),
+    [
+        (["--kinds", "tanh", "tanh", "tanh"], "below the top"),
+        (["--objective", "backprop", "--match", "0.5"], "leave them out"),
+        (["--alpha", "2"], "Only algorithm1"),
+        (["--objective", "backprop", "--kinds", "binary"], "discrete units"),
+        (["--difference"], "reach top"),
+        (["--kinds", "spiking"], "one-hot:LEVELS"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_sentence(capsys, tmp_path: Path, flags: list[str], mend: str) -> None:
+    assert mend in refused(capsys, "train", "target-prop", "--out", tmp_path / "run", *TRAIN, *flags)
+    assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
