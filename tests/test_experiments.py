@@ -19,6 +19,7 @@ from experiments import (
     score_digits,
     sparse_coding,
     target_prop_mnist,
+    tempering_ladder,
     vae_frey,
     vae_mnist,
 )
@@ -131,6 +132,13 @@ def test_target_prop_mnist(tmp_path: Path) -> None:
     assert metrics["parzen"]["bound"] == "none"
     assert (tmp_path / "target_prop_mnist_target_prop.png").is_file()
     assert (tmp_path / "target_prop_mnist_chain.png").is_file()
+
+
+def test_tempering_ladder(tmp_path: Path) -> None:
+    pytest.importorskip("arviz")
+    metrics = check_shape(tempering_ladder.main(smoke=True, results=tmp_path))["metrics"]
+    assert 0 < metrics["swap_rate_lowest"]["value"] <= metrics["swap_rate_highest"]["value"] < 1
+    assert (tmp_path / "tempering_ladder.png").is_file() and (tmp_path / "tempering_ladder_trace.png").is_file()
 
 
 def test_pcd_epoch(tmp_path: Path) -> None:
