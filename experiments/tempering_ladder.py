@@ -5,8 +5,8 @@ deterministic even-odd swaps of rejection rates r_i, and replicas that forget th
 trip every 2 (1 + Σ_i r_i / (1 − r_i)) steps.
 
 The target has 30 % of its mass in one of two Gaussian modes, 16 standard deviations apart in five dimensions. Metropolis-
-adjusted Langevin chains that start in the lighter mode stay there, and R-hat does not see it; with a ladder to one wide Gaussian, adapted to equal swap
-rates, they visit both as often as they should.
+adjusted Langevin chains that start in the lighter mode stay there, and R-hat does not see it; with a ladder to one wide
+Gaussian, adapted to equal swap rates, they visit both as often as they should.
 
     python -m experiments.tempering_ladder
     python -m experiments.tempering_ladder --smoke    # the same code in seconds

@@ -138,7 +138,8 @@ def test_tempering_ladder(tmp_path: Path) -> None:
     pytest.importorskip("arviz")
     metrics = check_shape(tempering_ladder.main(smoke=True, results=tmp_path))["metrics"]
     assert 0 < metrics["swap_rate_lowest"]["value"] <= metrics["swap_rate_highest"]["value"] < 1
-    assert (tmp_path / "tempering_ladder.png").is_file() and (tmp_path / "tempering_ladder_trace.png").is_file()
+    assert (tmp_path / "tempering_ladder.png").is_file()
+    assert (tmp_path / "tempering_ladder_trace.png").is_file()
 
 
 def test_pcd_epoch(tmp_path: Path) -> None:
