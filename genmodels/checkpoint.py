@@ -23,6 +23,8 @@ FORMAT = "genmodels"
 FORMAT_VERSION = 1
 SNAPSHOTS = "snapshots"
 """Folder of a run with copies of its weights along training."""
+KEPT = "checkpoints"
+"""Folder of a run with its last checkpoints, where more than one is kept."""
 
 
 class Checkpoint(NamedTuple):
@@ -61,6 +63,24 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if header.pop("digest", None) != _digest(tensors, header):
         raise _altered(path)
     return Checkpoint(tensors, header["meta"], header["versions"])
+
+
+def keep_last(path: Path, step: int, num: int) -> None:
+    """Keep the checkpoint at `path`, written after `step` steps, in the folder beside it, and there the last `num` only."""
+    folder = path.parent / KEPT
+    if num == 1:
+        return
+    kept = folder / f"{step:09d}{path.suffix}"
+    folder.mkdir(exist_ok=True)
+    kept.unlink(missing_ok=True)
+    try:
+        # Another name for the same bytes: the next checkpoint replaces the first name alone.
+        os.link(path, kept)
+    except OSError:
+        write_atomically(kept, path.read_bytes())
+    steps = sorted(int(held.stem) for held in folder.glob(f"*{path.suffix}"))
+    for other in {*steps} - {*[held for held in steps if held <= step][-num:]}:
+        (folder / f"{other:09d}{path.suffix}").unlink()
 
 
 def current_versions() -> dict[str, str]:

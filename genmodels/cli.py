@@ -15,6 +15,8 @@ from tyro.conf import subcommand
 
 from genmodels.errors import BadInput
 from genmodels.flags import Evaluate, List, Plot, Report, Sample, Train
+from genmodels.ranks import speaks
+from genmodels.signals import Terminated
 
 Flags = (
     Annotated[Train, subcommand("train")]
@@ -26,7 +28,7 @@ Flags = (
 )
 MODULES = {Train: "train", Sample: "sample", Evaluate: "evaluate", Plot: "plot", Report: "report", List: "listing"}
 
-BAD_INPUT, INTERRUPTED = 2, 130
+BAD_INPUT, INTERRUPTED, TERMINATED = 2, 130, 143
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def exit_status(work: Callable[[], object]) -> int:
-    """Do the work: 0, or 2 for what the user can mend, or 130 for Ctrl-C, with one sentence on standard error."""
+    """Do the work: 0, 2 for what the user can mend, 130 for Ctrl-C, 143 for SIGTERM; with one sentence on standard error."""
     try:
         work()
     except BadInput as error:
@@ -47,7 +49,7 @@ def exit_status(work: Callable[[], object]) -> int:
     except OSError as error:
         return _say(f"{error.strerror or error}: {error.filename or 'no file named'}.", BAD_INPUT)
     except KeyboardInterrupt as stop:
-        return _say(str(stop) or "Stopped.", INTERRUPTED)
+        return _say(str(stop) or "Stopped.", TERMINATED if isinstance(stop, Terminated) else INTERRUPTED)
     return 0
 
 
@@ -82,5 +84,6 @@ def _one_sentence(box: str) -> str:
 
 
 def _say(sentence: str, status: int) -> int:
-    print(sentence, file=sys.stderr)
+    if speaks():
+        print(sentence, file=sys.stderr)
     return status

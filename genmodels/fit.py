@@ -10,41 +10,44 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from genmodels.checkpoint import SNAPSHOTS, current_versions, load_checkpoint, save_checkpoint, write_atomically
-from genmodels.device import choose_device
+from genmodels.checkpoint import (
+    SNAPSHOTS,
+    current_versions,
+    keep_last,
+    load_checkpoint,
+    save_checkpoint,
+    write_atomically,
+)
 from genmodels.errors import BadInput
-from genmodels.interface import BlockGibbs, check_width
-from genmodels.metrics import MetricsFile, Record
+from genmodels.metrics import MetricsFile, Record, is_best
 from genmodels.objectives import Objective
+from genmodels.processes import Processes, one_process
+from genmodels.rows import Rows, check_rows
 from genmodels.settings import Settings
-from genmodels.signals import StopRequest
-from genmodels.training_state import TrainingState, flatten_optimizer, part, restore_optimizer, with_prefix
-from genmodels.units import Unit
+from genmodels.sharing import Sharing
+from genmodels.signals import StopRequest, stopped_by
+from genmodels.training_state import (
+    TrainingState,
+    as_described_now,
+    flatten_optimizer,
+    part,
+    restore_optimizer,
+    with_prefix,
+)
 
 CHECKPOINT = "checkpoint.safetensors"
+BEST = "best.safetensors"
 METRICS = "metrics.jsonl"
 DIVERGED = "diverged.json"
 """Where a run that diverged says when; taking the run up removes it."""
 
 Callback = Callable[[Record, nn.Module], Mapping[str, float] | None]
 ShowProgress = Callable[[int, int, Record], None]
-
-
-@runtime_checkable
-class Rows(Protocol):
-    """Training data: anything that gives rows by number, drawn anew where the data set says so."""
-
-    def __len__(self) -> int: ...
-
-    def batch(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        """The rows with the given numbers, float32, shape (len(index), d)."""
-        ...
 
 
 class Diverged(BadInput):
@@ -61,59 +64,38 @@ def fit(
     callbacks: Sequence[Callback] = (),
     config: Mapping[str, Any] | None = None,
     progress: ShowProgress | None = None,
+    processes: Processes | None = None,
 ) -> list[Record]:
     """Train `model` in place and return one record of metrics per epoch; the model ends with its averaged weights.
 
     With `out`, that folder gets `checkpoint.safetensors` (with `config` in it) and `metrics.jsonl`; a run that already
     has a checkpoint there is taken up from it, and on a CPU ends bit-identical to one that was never interrupted. SIGINT
-    and SIGTERM finish the step, save, and raise KeyboardInterrupt. Each callback gets the epoch's record and the averaged
-    model, and may return metrics to add. `progress` gets the step, the number of all steps, and the latest record.
+    and SIGTERM finish the step, save, and raise KeyboardInterrupt (`Terminated` for SIGTERM). Each callback gets the epoch's
+    record and the averaged model, and may return metrics to add. `progress` gets the step, the number of all steps, and the
+    latest record.
 
     The data's order depends on the seed and the epoch alone; all other random numbers come from two generators in the
-    checkpoint.
+    checkpoint. Several `processes` share the rows of every batch and the chains, each with random numbers of its own, and
+    sum their gradients; the first alone writes, calls back and shows progress. A run may be taken up by any number of them.
     """
     settings = Settings() if settings is None else settings
+    processes = one_process(settings.device, settings.precision) if processes is None else processes
     check_rows(model, data)
-    run = _Run(model, objective, data, settings, out, config or {}, progress)
-    run.start()
     with StopRequest() as stop:
-        while run.state.epoch < settings.epochs and not stop.requested:
-            run.epoch(stop)
-            if not stop.requested:
+        run = _Run(model, objective, data, settings, out, config or {}, progress, processes, stop)
+        run.start()
+        while run.state.epoch < settings.epochs and not run.stopping:
+            run.epoch()
+            if not run.stopping:
                 run.finish_epoch(callbacks)
             last = run.state.epoch == settings.epochs
-            if stop.requested or last or run.state.epoch % settings.checkpoint_every == 0:
+            if run.stopping or last or run.state.epoch % settings.checkpoint_every == 0:
                 run.save()
-        if stop.requested:
-            raise KeyboardInterrupt
+        if run.stopping:
+            raise stopped_by(run.stopping)
     if settings.average:
         model.load_state_dict(run.average.state_dict())
     return run.records
-
-
-def check_rows(model: nn.Module, data: Rows) -> None:
-    """Refuse data that are empty, of another width than the model's observed layer, or outside its support."""
-    if len(data) == 0:
-        raise BadInput("The training data are empty: give at least one row.")
-    unit = model.units[0] if isinstance(model, BlockGibbs) else getattr(model, "observed", None)
-    if not isinstance(unit, Unit):
-        return
-    generator = torch.Generator().manual_seed(0)
-    for rows in torch.arange(len(data)).split(8192):
-        x = data.batch(rows, generator)
-        check_width(x, unit.size, "the training data")
-        try:
-            unit.check(x)
-        except BadInput:
-            # Once more from the first row, so that the sentence names the row's number among all.
-            unit.check(data.batch(torch.arange(int(rows[-1]) + 1), generator))
-
-
-def make_fabric(settings: Settings) -> Fabric:
-    """Fabric on the wanted device; a missing one is an error, not a fallback."""
-    device = choose_device(settings.device)
-    devices = [device.index or 0] if device.type == "cuda" else 1
-    return Fabric(accelerator=device.type, devices=devices, precision=settings.precision)
 
 
 class _Run:
@@ -128,10 +110,13 @@ class _Run:
         out: Path | None,
         config: Mapping[str, Any],
         progress: ShowProgress | None,
+        processes: Processes,
+        stop: StopRequest,
     ):
         self.objective, self.data, self.settings = objective, data, settings
         self.out, self._config, self._progress = out, config, progress
-        self.fabric = make_fabric(settings)
+        self.processes, self.fabric, self._stop = processes, processes.fabric, stop
+        self._sharing = Sharing(processes, objective)
         self._dtype = torch.float64 if settings.precision == "64-true" else torch.float32
         self.model = self.fabric.to_device(model.to(self._dtype))
         self.average = copy.deepcopy(model).requires_grad_(False)
@@ -145,29 +130,38 @@ class _Run:
         self.state = TrainingState()
         self.records: list[Record] = []
         self._seconds = 0.0
+        self._agreed = 0
+
+    @property
+    def stopping(self) -> int:
+        """The signal by which all processes have agreed to stop; 0 for none."""
+        return self._agreed if self.processes.size > 1 else self._stop.number
 
     def start(self) -> None:
         """Take up the run that `out` holds, or begin one there."""
+        for tensor in self.model.state_dict().values():
+            tensor.copy_(self.processes.from_first(tensor))
         rows = torch.arange(min(self.settings.batch_size, len(self.data)))
         first = self._read(rows, torch.Generator().manual_seed(self.settings.seed))
         self.state.objective = self.objective.init(first, self.chain_generator)
-        if self.out is None:
-            return
-        if (self.out / CHECKPOINT).exists():
+        self._identity = self._describe()
+        if self.out is not None and self.processes.on_first((self.out / CHECKPOINT).exists):
             self._restore(self.out)
-            (self.out / DIVERGED).unlink(missing_ok=True)
-        elif (self.out / METRICS).exists():
+            return
+        self.state.objective = self._sharing.deal(self.state.objective)
+        if self.processes.size > 1:
+            self._draw_alone()
+        if self.out is not None and self.processes.on_first((self.out / METRICS).exists):
             raise BadInput(f"{self.out} holds the {METRICS} of something else: choose an empty folder.")
-        else:
-            self.save()
+        self.save()
 
-    def epoch(self, stop: StopRequest) -> None:
+    def epoch(self) -> None:
         """The rest of the current epoch, or as much as there is before a stop is requested."""
         state, size = self.state, self.settings.batch_size
         order = torch.randperm(len(self.data), generator=_epoch_generator(self.settings.seed, state.epoch))
         started = time.perf_counter()
-        while state.batch < self.steps_per_epoch and not stop.requested:
-            self._step(self._read(order[state.batch * size :][:size], self.data_generator))
+        while state.batch < self.steps_per_epoch and not self.stopping:
+            self._step(order[state.batch * size :][:size])
             if state.batch % 20 == 0:
                 self._show_progress()
         self._seconds = time.perf_counter() - started
@@ -177,17 +171,24 @@ class _Run:
     def _read(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         return self.fabric.to_device(self.data.batch(rows, generator)).to(self._dtype)
 
-    def _step(self, x: Tensor) -> None:
+    def _step(self, rows: Tensor) -> None:
+        """One update by the rows with these numbers, of which each process reads its own."""
         state, settings = self.state, self.settings
+        mine = rows[self.processes.share(len(rows))]
+        # A batch with fewer rows than processes leaves some with none: they read one that counts nothing.
+        x = self._read(mine if len(mine) > 0 else rows[:1], self.data_generator)
         learning_rate = settings.learning_rate_at(state.step / (self.steps_per_epoch * settings.epochs))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         with self.fabric.autocast():
             loss, state.objective, metrics = self.objective.step(x, state.objective, self.chain_generator)
-        if not math.isfinite(loss.detach()):
-            raise self._diverged()
         self.optimizer.zero_grad()
         self.fabric.backward(loss)
+        state.objective, loss, metrics, self._agreed = self._sharing.combine(
+            len(mine) / len(rows), self._parameters, state.objective, loss.detach(), metrics, self._stop.number
+        )
+        if not math.isfinite(loss):
+            raise self._diverged()
         self.optimizer.step()
         if settings.average:
             decay = min(settings.average, (1 + state.step) / (10 + state.step))
@@ -195,7 +196,7 @@ class _Run:
         state.add(metrics)
         state.step += 1
         state.batch += 1
-        if self.out is not None and state.step in self._snapshot_steps:
+        if self.out is not None and state.step in self._snapshot_steps and self.processes.is_first:
             save_checkpoint(self.out / SNAPSHOTS / f"{state.step:09d}.safetensors", self.model.state_dict(), {})
 
     @torch.no_grad()
@@ -206,41 +207,50 @@ class _Run:
         record: Record = {"epoch": self.state.epoch, "step": self.state.step, "seconds": self._seconds}
         record |= self.state.take_means(self.steps_per_epoch)
         record["learning_rate"] = self.optimizer.param_groups[0]["lr"]
-        for callback in callbacks:
-            record |= callback(record, self.average if self.settings.average else self.model) or {}
-        self.records.append(record)
-        if self.out is not None:
-            MetricsFile(self.out / METRICS).append(record)
+        self.records.append(self.processes.on_first(lambda: self._watched(record, callbacks)))
+        if is_best(self.records, self.settings.best_by):
+            self.save(BEST)
         self._show_progress()
 
+    def _watched(self, record: Record, callbacks: Sequence[Callback]) -> Record:
+        """The record with what the callbacks add, written down."""
+        for callback in callbacks:
+            record |= callback(record, self.average if self.settings.average else self.model) or {}
+        if self.out is not None:
+            MetricsFile(self.out / METRICS).append(record)
+        return record
+
     def _show_progress(self) -> None:
-        if self._progress is not None:
+        if self._progress is not None and self.processes.is_first:
             last = self.records[-1] if self.records else {}
             self._progress(self.state.step, self.steps_per_epoch * self.settings.epochs, last)
 
-    def save(self) -> None:
+    def save(self, name: str = CHECKPOINT) -> None:
         """Write the checkpoint, if there is a folder for it."""
         if self.out is None:
             return
-        state = self.state
+        state, out, size = self.state, self.out, self.processes.size
         optimizer, optimizer_meta = flatten_optimizer(self.optimizer.state_dict())
         tensors = {
             **with_prefix("model", self.model.state_dict()),
             **with_prefix("average", self.average.state_dict() if self.settings.average else {}),
             **with_prefix("optimizer", optimizer),
-            **with_prefix("objective", state.objective),
+            **with_prefix("objective", self._sharing.collect(state.objective)),
             **with_prefix("sum", state.sums),
-            "generator.data": self.data_generator.get_state(),
-            "generator.chains": self.chain_generator.get_state(),
+            **self._generators(),
         }
         counters = {"epoch": state.epoch, "batch": state.batch, "step": state.step}
-        meta = {"run": self._identity(), "optimizer": optimizer_meta, **counters}
-        save_checkpoint(self.out / CHECKPOINT, tensors, meta)
+        meta = {"run": self._identity, "optimizer": optimizer_meta, **counters}
+        self.processes.on_first(
+            lambda: save_checkpoint(out / name, tensors, meta | ({"processes": size} if size > 1 else {}))
+        )
+        if name == CHECKPOINT and self.processes.is_first:
+            keep_last(out / CHECKPOINT, state.step, self.settings.keep_last)
 
     def _restore(self, out: Path) -> None:
         tensors, meta, versions = load_checkpoint(out / CHECKPOINT)
-        identity, held = self._identity(), meta["run"]
-        if changed := ", ".join(name for name in identity if identity[name] != held.get(name)):
+        held = as_described_now(meta["run"])
+        if changed := ", ".join(name for name, value in self._identity.items() if value != held.get(name)):
             raise BadInput(
                 f"{out} holds a run with another {changed}: choose an empty folder, or take it up unchanged."
             )
@@ -254,14 +264,34 @@ class _Run:
             epoch=meta["epoch"],
             batch=meta["batch"],
             step=meta["step"],
-            objective=self.fabric.to_device(part("objective", tensors)),
+            objective=self._sharing.deal(self.fabric.to_device(part("objective", tensors))),
             sums=self.fabric.to_device(part("sum", tensors)),
         )
-        self.data_generator.set_state(tensors["generator.data"])
-        self.chain_generator.set_state(tensors["generator.chains"])
-        self.records = MetricsFile(out / METRICS).keep_first(self.state.epoch)
+        if meta.get("processes", 1) == self.processes.size:
+            self.data_generator.set_state(tensors[f"generator.data{self._suffix(self.processes.rank)}"])
+            self.chain_generator.set_state(tensors[f"generator.chains{self._suffix(self.processes.rank)}"])
+        else:
+            self._draw_alone()
+        self.records = self.processes.on_first(lambda: _take_up(out, self.state.epoch))
 
-    def _identity(self) -> dict[str, Any]:
+    def _generators(self) -> dict[str, Tensor]:
+        """The states of every process's random numbers."""
+        tensors: dict[str, Tensor] = {}
+        for name, generator in (("data", self.data_generator), ("chains", self.chain_generator)):
+            states = self.processes.collect(self.fabric.to_device(generator.get_state()[None]))
+            tensors |= {f"generator.{name}{self._suffix(rank)}": state for rank, state in enumerate(states)}
+        return tensors
+
+    @staticmethod
+    def _suffix(rank: int) -> str:
+        return f".{rank}" if rank else ""
+
+    def _draw_alone(self) -> None:
+        """From this step on, random numbers of this process's own."""
+        for name, generator in (("data", self.data_generator), ("chains", self.chain_generator)):
+            generator.manual_seed(self.processes.stream_seed(self.settings.seed, name, self.state.step))
+
+    def _describe(self) -> dict[str, Any]:
         """What must be the same for a run to be taken up, as JSON gives it back."""
         tensors = {**self.model.state_dict(), **with_prefix("objective", self.state.objective)}
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -273,9 +303,16 @@ class _Run:
         mend = f" lower the learning rate from {self.settings.learning_rate:g}."
         if self.out is None:
             return Diverged(when + mend)
-        write_atomically(self.out / DIVERGED, (json.dumps({"step": self.state.step}) + "\n").encode())
+        if self.processes.is_first:
+            write_atomically(self.out / DIVERGED, (json.dumps({"step": self.state.step}) + "\n").encode())
         return Diverged(f"{when} the last good checkpoint is kept in {self.out};{mend}")
 
 
 def _epoch_generator(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+
+
+def _take_up(out: Path, epoch: int) -> list[Record]:
+    """The records up to the checkpoint; what says that an earlier attempt went further, or diverged, goes."""
+    (out / DIVERGED).unlink(missing_ok=True)
+    return MetricsFile(out / METRICS).keep_first(epoch)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from genmodels.dbm import DBM
 from genmodels.errors import BadInput
-from genmodels.fit import Rows
 from genmodels.rbm import RBM
+from genmodels.rows import Rows
 from genmodels.units import Bernoulli
 
 

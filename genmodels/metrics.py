@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from genmodels.checkpoint import explained_if_full, write_atomically
@@ -37,3 +38,9 @@ class MetricsFile:
         records = self.read()[:count]
         write_atomically(self.path, "".join(json.dumps(record) + "\n" for record in records).encode())
         return records
+
+
+def is_best(records: Sequence[Record], name: str | None) -> bool:
+    """Whether the last record has the highest value yet of the metric called `name`."""
+    values = [record[name] for record in records if name is not None and name in record]
+    return name is not None and name in records[-1] and all(values[-1] > value for value in values[:-1])

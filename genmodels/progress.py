@@ -10,11 +10,17 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn, track
 from rich.progress import Progress as RichProgress
 
+from genmodels.ranks import speaks
+
 T = TypeVar("T")
 Progress = Callable[[Iterable[int], str], Iterable[int]]
 
 console = Console(stderr=True)
 _HIDDEN = frozenset({"step", "seconds", "learning_rate", "energy_difference", "log_likelihood_std_error"})
+
+
+def _is_shown() -> bool:
+    return console.is_terminal and speaks()
 
 
 def no_progress(numbers: Iterable[int], description: str) -> Iterable[int]:
@@ -24,7 +30,7 @@ def no_progress(numbers: Iterable[int], description: str) -> Iterable[int]:
 
 def bar(numbers: Iterable[int], description: str) -> Iterable[int]:
     """The numbers with a bar that vanishes at the end; silent where standard error is no terminal."""
-    return track(numbers, description, console=console, transient=True, disable=not console.is_terminal)
+    return track(numbers, description, console=console, transient=True, disable=not _is_shown())
 
 
 @contextmanager
@@ -37,7 +43,7 @@ def training_bar(description: str) -> Iterator[Callable[[int, int, Mapping[str, 
         TimeRemainingColumn(),
         TextColumn("{task.fields[metrics]}"),
     )
-    with RichProgress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+    with RichProgress(*columns, console=console, transient=True, disable=not _is_shown()) as shown:
         task = shown.add_task(description, metrics="")
         latest: dict[str, float] = {}
 

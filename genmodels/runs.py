@@ -20,7 +20,7 @@ from genmodels.checkpoint import load_checkpoint, write_atomically
 from genmodels.data import DataSet
 from genmodels.errors import BadInput
 from genmodels.families import FAMILIES
-from genmodels.fit import CHECKPOINT, DIVERGED, METRICS, ShowProgress, fit
+from genmodels.fit import BEST, CHECKPOINT, DIVERGED, METRICS, ShowProgress, fit
 from genmodels.monitor import monitor, tensorboard
 from genmodels.objectives import (
     Objective,
@@ -41,6 +41,7 @@ from genmodels.objectives import (
     target_propagation,
     variational_pcd,
 )
+from genmodels.processes import Processes, one_process
 from genmodels.run_config import RunConfig
 from genmodels.training_state import part
 
@@ -61,7 +62,7 @@ PICTURES = (
     "curves.png",
     "likelihood.png",
 )
-RUN_FILES = (CHECKPOINT, CONFIG, COMMAND, METRICS, DIVERGED, LIKELIHOOD, CHAINS, *PICTURES)
+RUN_FILES = (CHECKPOINT, BEST, CONFIG, COMMAND, METRICS, DIVERGED, LIKELIHOOD, CHAINS, *PICTURES)
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "cd": cd,
@@ -89,30 +90,43 @@ def start(
     data: DataSet | None = None,
     command: str | None = None,
     progress: ShowProgress | None = None,
+    processes: Processes | None = None,
 ) -> nn.Module:
     """Train what `config` describes in the new folder `out` and return the model.
 
-    `data` saves loading them again; `command` is kept beside the configuration, for whoever wants the run once more.
+    `data` saves loading them again; `command` is kept beside the configuration, for whoever wants the run once more. Several
+    `processes` call it together, and share the training.
     """
-    refuse_occupied(out)
+    settings = config.settings
+    processes = one_process(settings.device, settings.precision) if processes is None else processes
     data = data_sets.load(config.data, key=config.key) if data is None else data
     config = replace(config, data=lasting_name(config.data), image_shape=data.image_shape)
-    write_atomically(out / CONFIG, (json.dumps(config.to_dict(), indent=2) + "\n").encode())
-    if command is not None:
-        write_atomically(out / COMMAND, (command + "\n").encode())
+    processes.on_first(lambda: refuse_occupied(out))
     try:
-        return _train(config, data, out, progress)
+        processes.on_first(lambda: _write_down(out, config, command))
+        return _train(config, data, out, progress, processes)
     finally:
         # What failed before its first checkpoint is no run, and must not keep the next one out.
-        if not (out / CHECKPOINT).exists():
+        if processes.is_first and not (out / CHECKPOINT).exists():
             for name in (CONFIG, COMMAND):
                 (out / name).unlink(missing_ok=True)
 
 
-def resume(out: Path, *, progress: ShowProgress | None = None) -> nn.Module:
-    """Go on with the run in `out` from its last checkpoint and return the model; a finished run is only loaded."""
+def _write_down(out: Path, config: RunConfig, command: str | None) -> None:
+    write_atomically(out / CONFIG, (json.dumps(config.to_dict(), indent=2) + "\n").encode())
+    if command is not None:
+        write_atomically(out / COMMAND, (command + "\n").encode())
+
+
+def resume(out: Path, *, progress: ShowProgress | None = None, processes: Processes | None = None) -> nn.Module:
+    """Go on with the run in `out` from its last checkpoint and return the model; a finished run is only loaded.
+
+    The number of `processes` may be another than it was: chains are dealt out anew.
+    """
     config = stored_config(out)
-    return _train(config, data_sets.load(config.data, key=config.key), out, progress)
+    settings = config.settings
+    processes = one_process(settings.device, settings.precision) if processes is None else processes
+    return _train(config, data_sets.load(config.data, key=config.key), out, progress, processes)
 
 
 def load_model(path: Path) -> tuple[Any, RunConfig]:
@@ -165,7 +179,9 @@ def build_objective(config: RunConfig, model: nn.Module) -> Objective:
     return OBJECTIVES[_known(config.objective, OBJECTIVES)](model, **options)
 
 
-def _train(config: RunConfig, data: DataSet, out: Path, progress: ShowProgress | None) -> nn.Module:
+def _train(
+    config: RunConfig, data: DataSet, out: Path, progress: ShowProgress | None, processes: Processes
+) -> nn.Module:
     settings = config.settings
     model = build_model(config)
     if not (out / CHECKPOINT).exists():
@@ -182,6 +198,7 @@ def _train(config: RunConfig, data: DataSet, out: Path, progress: ShowProgress |
         callbacks=callbacks,
         config=config.to_dict(),
         progress=progress,
+        processes=processes,
     )
     return model
 

@@ -35,10 +35,16 @@ class Settings:
     """Epochs between checkpoints."""
     snapshots: int = 0
     """About how many copies of the weights to keep on the way, evenly spaced in the logarithm of the step."""
+    keep_last: int = 1
+    """Checkpoints to keep: above 1, the last ones stand in the folder `checkpoints` too, by their steps."""
+    best_by: str | None = None
+    """A metric of the epoch's record: the checkpoint in which it is highest is kept as `best.safetensors`."""
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1 or self.checkpoint_every < 1:
             raise BadInput("epochs, batch_size and checkpoint_every must be at least 1.")
+        if self.keep_last < 1:
+            raise BadInput(f"At least one checkpoint must be kept, not {self.keep_last}.")
         if self.snapshots < 0:
             raise BadInput(f"snapshots must be at least 0, not {self.snapshots}.")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):

@@ -8,11 +8,16 @@ from types import FrameType
 from typing import Any
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as a scheduler sends it before it takes a machine away."""
+
+
 class StopRequest:
-    """Context in which the first SIGINT or SIGTERM only sets `requested`; a second one acts as usual."""
+    """Context in which the first SIGINT or SIGTERM only sets `number`; a second one acts as usual."""
 
     def __init__(self) -> None:
-        self.requested = False
+        self.number = 0
+        """The signal that asked to stop; 0 for none."""
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -26,10 +31,15 @@ class StopRequest:
         self._restore()
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
+        self.number = number
         self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+
+def stopped_by(number: int) -> KeyboardInterrupt:
+    """What to raise after a stop that this signal asked for."""
+    return Terminated() if number == signal.SIGTERM else KeyboardInterrupt()

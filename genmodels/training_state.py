@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import Tensor
+
+from genmodels.settings import Settings
 
 
 @dataclass
@@ -68,3 +71,12 @@ def part(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     start = prefix + "."
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+
+def as_described_now(held: Mapping[str, Any]) -> dict[str, Any]:
+    """What a stored run says of itself, with the defaults of the settings that it did not know yet."""
+    defaults = json.loads(json.dumps(asdict(Settings())))
+    config = dict(held["config"])
+    if "settings" in config:
+        config["settings"] = defaults | config["settings"]
+    return {**defaults, **held, "config": config}

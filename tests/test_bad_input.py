@@ -286,20 +286,20 @@ def full_disk(calls: int) -> Callable[[int], None]:
 
 def test_no_room_on_disk_while_training(capsys, tmp_path, monkeypatch) -> None:
     flags = ["--data", "bars-and-stripes", "--out", str(tmp_path), "--hidden", "3", "--epochs", "9", "--ais-every", "0"]
-    monkeypatch.setattr(os, "fsync", full_disk(5))
+    monkeypatch.setattr(os, "fsync", full_disk(6))
     assert main(["train", "rbm", *flags]) == 2
     assert capsys.readouterr().err == (
         f"There is no room on disk to write {tmp_path / CHECKPOINT}: free some, then go on.\n"
     )
     monkeypatch.undo()
-    # One call for config.json, one for the first checkpoint, one after every epoch.
+    # One call for config.json, one for command.txt, one for the first checkpoint, one after every epoch.
     assert load_checkpoint(tmp_path / CHECKPOINT).meta["epoch"] == 3
     assert not list(tmp_path.glob(".*"))
     resume(tmp_path)
     assert load_checkpoint(tmp_path / CHECKPOINT).meta["epoch"] == 9
 
 
-@pytest.mark.parametrize("calls", [0, 1])
+@pytest.mark.parametrize("calls", [0, 1, 2])
 def test_no_room_on_disk_from_the_start(refused, monkeypatch, calls) -> None:
     monkeypatch.setattr(os, "fsync", full_disk(calls))
     assert "no room on disk" in refused.to_train("bars-and-stripes")
@@ -328,6 +328,8 @@ def test_no_room_on_disk_for_samples(capsys, tmp_path, run, monkeypatch) -> None
 FLAGS = [
     (["train"], "Name a model"),
     (["train", "--resume", "x", "rbm", "--data", "digits", "--out", "y"], "leave the model out"),
+    (["train", "--devices", "2", "rbm", "--data", "digits", "--out", "y"], "behind the model"),
+    (["train", "rbm", "--data", "digits", "--out", "y", "--devices", "0"], "at least 1"),
     (["train", "rbm", "--data", "digits"], "--out"),
     (["train", "rbm", "--data", "digits", "--out", "y", "--hiden", "3"], "--hidden"),
     (["train", "rbm", "--data", "digits", "--out", "y", "--hidden", "many"], "'many'"),
@@ -340,7 +342,7 @@ FLAGS = [
     (["train", "rbm", "--data", "digits", "--out", "y", "--hidden-units", "poisson"], "gaussian"),
     (["train", "rbm", "--data", "digits", "--out", "y", "--hidden-units", "categorical"], "categorical:4"),
     (["train", "rbm", "--data", "digits", "--out", "y", "--num-steps", "0"], "num_steps"),
-    (["frobnicate"], "train, sample, evaluate, plot, list"),
+    (["frobnicate"], "train, sample, evaluate, plot, report, list"),
     ([], "train"),
 ]
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from genmodels import RBM, BadInput, Bernoulli, Gaussian
-from genmodels.checkpoint import load_checkpoint
+from genmodels.checkpoint import KEPT, load_checkpoint
 from genmodels.data import DataSet, Examples, load
-from genmodels.fit import CHECKPOINT, METRICS, Diverged, Settings, fit
+from genmodels.fit import BEST, CHECKPOINT, METRICS, Diverged, Settings, _Run, fit
 from genmodels.interface import default_generator
 from genmodels.monitor import MonitorOptions, monitor
 from genmodels.objectives import Objective, cd, fpcd, pcd
@@ -268,3 +268,61 @@ def test_divergence_keeps_the_last_good_checkpoint(tmp_path) -> None:
         fit(model, pcd(model), data, settings, out=tmp_path)
     tensors = load_checkpoint(tmp_path / CHECKPOINT).tensors
     assert all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values() if tensor.is_floating_point())
+
+
+def noting(*values: float) -> Callable:
+    """A callback that gives the epochs these values of a metric; nothing for NaN."""
+    return lambda record, model: {} if math.isnan(value := values[int(record["epoch"]) - 1]) else {"good": value}
+
+
+def test_the_best_checkpoint_is_kept(bars, tmp_path) -> None:
+    settings = replace(TINY, epochs=5, checkpoint_every=5, best_by="good")
+    trained(bars, tmp_path, settings, callbacks=[noting(math.nan, 1.0, 3.0, 2.0, 3.0)])
+    assert load_checkpoint(tmp_path / BEST).meta["epoch"] == 3
+    assert load_checkpoint(tmp_path / CHECKPOINT).meta["epoch"] == 5
+
+
+def test_the_best_survives_a_kill(bars, tmp_path) -> None:
+    settings, values = replace(TINY, epochs=5, checkpoint_every=2, best_by="good"), (5.0, 4.0, 6.0, 3.0, 5.5)
+    with pytest.raises(Killed):
+        trained(bars, tmp_path / "killed", settings, callbacks=[noting(*values), killer(5)])
+    trained(bars, tmp_path / "killed", settings, callbacks=[noting(*values)])
+    trained(bars, tmp_path / "whole", settings, callbacks=[noting(*values)])
+    assert (tmp_path / "killed" / BEST).read_bytes() == (tmp_path / "whole" / BEST).read_bytes()
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_last_checkpoints_are_kept_and_no_more(bars, tmp_path, monkeypatch, links) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("this file system has no links")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    trained(bars, tmp_path, replace(TINY, epochs=5, keep_last=3))
+    kept = sorted((tmp_path / KEPT).iterdir())
+    assert [load_checkpoint(path).meta["epoch"] for path in kept] == [3, 4, 5]
+    assert kept[-1].read_bytes() == (tmp_path / CHECKPOINT).read_bytes()
+
+
+def test_from_an_earlier_checkpoint_it_ends_the_same(bars, tmp_path) -> None:
+    settings = replace(TINY, epochs=5, keep_last=3)
+    end = trained(bars, tmp_path, settings)
+    earlier = min((tmp_path / KEPT).iterdir())
+    (tmp_path / CHECKPOINT).unlink()
+    (tmp_path / CHECKPOINT).write_bytes(earlier.read_bytes())
+    assert trained(bars, tmp_path, settings) == end
+    assert len(list((tmp_path / KEPT).iterdir())) == 3
+
+
+def test_a_setting_that_a_stored_run_did_not_know_has_its_default(bars, tmp_path, monkeypatch) -> None:
+    whole = trained(bars, tmp_path / "whole")
+    describe = _Run._describe
+
+    def before(self: _Run) -> dict:
+        return {name: value for name, value in describe(self).items() if name not in ("keep_last", "best_by")}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Run, "_describe", before)
+        with pytest.raises(Killed):
+            trained(bars, tmp_path / "old", callbacks=[killer(2)])
+    assert trained(bars, tmp_path / "old") == whole

@@ -416,7 +416,7 @@ def test_every_temperature_takes_its_transitions(num_steps: int):
 @torch.no_grad()
 @pytest.mark.parametrize("num", [3, 4, 5, 8])
 def test_chains_run_in_groups_of_bounded_size(num: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("genmodels.likelihood.annealed.MAX_PARALLEL_CHAINS", 4)
+    monkeypatch.setattr("genmodels.likelihood.groups.MAX_PARALLEL_CHAINS", 4)
     model, betas = tiny("Bernoulli", "Gaussian"), uniform(5)
     base, path, x, sizes = base_of(model), path_of(model), some_states(model.visible, num), []
     randoms = generator()

@@ -62,15 +62,18 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 
 @pytest.mark.many_steps
-def test_ctrl_c_saves_says_how_to_go_on_and_ends_the_same(tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_saves_says_how_to_go_on_and_ends_the_same(
+    tmp_path: Path, monkeypatch, number: int, status: int
+) -> None:
     monkeypatch.setattr("genmodels.commands.train.write_pictures", lambda out, progress: [])
     out = tmp_path / "stopped"
     command = [sys.executable, "-m", "genmodels", *TRAIN, "--out", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: (out / METRICS).exists())
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130, stderr
+    assert process.returncode == status, stderr
     assert (stdout, stderr) == ("", f"Stopped and saved: go on with `genmodels train --resume {out}`.\n")
     assert load_checkpoint(out / CHECKPOINT).meta["epoch"] < 150
     assert main(["train", "--resume", str(out)]) == 0

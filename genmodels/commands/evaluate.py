@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import torch
 
+from genmodels.boltzmann import LayeredBoltzmann
 from genmodels.data import DataSet, load
-from genmodels.device import choose_device
 from genmodels.errors import BadInput
 from genmodels.families import FAMILIES
 from genmodels.flags import Evaluate
@@ -16,9 +17,13 @@ from genmodels.flags.arguments import command_line
 from genmodels.interface import default_generator
 from genmodels.likelihood import LikelihoodReport
 from genmodels.pictures import write_estimates
+from genmodels.processes import launch
 from genmodels.run_config import RunConfig
 from genmodels.runs import load_model, stored_step
 from genmodels.tables import print_estimates
+
+GROUP_SIZE = 20
+"""Chains in a group, where several processes share them."""
 
 
 def run(flags: Evaluate) -> None:
@@ -26,7 +31,12 @@ def run(flags: Evaluate) -> None:
     model, config = load_model(flags.path)
     step = stored_step(flags.path)
     data = load(config.data, key=config.key) if flags.data is None else load(flags.data, key=flags.key)
-    report = _report(flags, model, config, data)
+    processes = launch(flags.device, "32-true", flags.devices, flags.num_nodes)
+    if processes.size > 1:
+        flags = _shared(flags, config)
+    report = _report(flags, model, config, data, processes.fabric.device)
+    if not processes.is_first:
+        return
     result = {"model": config.model, "data": data.name, "split": flags.split, **report.to_dict()}
     made = {"step": step, "command": command_line(["evaluate"], flags, positional="path")}
     if flags.json:
@@ -36,10 +46,16 @@ def run(flags: Evaluate) -> None:
     write_estimates(flags.path if flags.path.is_dir() else flags.path.parent, report.rows(), result | made)
 
 
-def _report(flags: Evaluate, model: Any, config: RunConfig, data: DataSet) -> LikelihoodReport:
+def _shared(flags: Evaluate, config: RunConfig) -> Evaluate:
+    """The flags of an evaluation by several processes."""
+    if not issubclass(FAMILIES[config.model].model, LayeredBoltzmann):
+        raise BadInput(f"Processes share the chains of Boltzmann machines: evaluate a {config.model} with --devices 1.")
+    return replace(flags, group_size=GROUP_SIZE if flags.group_size is None else flags.group_size)
+
+
+def _report(flags: Evaluate, model: Any, config: RunConfig, data: DataSet, device: torch.device) -> LikelihoodReport:
     if flags.num_examples is not None and flags.num_examples < 1:
         raise BadInput(f"--num-examples must be at least 1, not {flags.num_examples}.")
-    device = choose_device(flags.device)
     x = data.split(flags.split).fixed()
     # Some published files are sorted by class, so a part of the rows must be a random one.
     x = x[torch.randperm(len(x), generator=default_generator(0))[: flags.num_examples]].to(device)

@@ -20,7 +20,9 @@ from genmodels.flags.psd import TrainPsd
 from genmodels.flags.sparse_coding import TrainSparseCoding
 from genmodels.flags.target_prop import TrainTargetProp
 from genmodels.pictures import write_pictures
+from genmodels.processes import Processes, launch
 from genmodels.progress import bar, training_bar
+from genmodels.ranks import was_restarted
 
 FAMILY_OF: dict[type[TrainModel], Family] = {
     TrainRbm: FAMILIES["rbm"],
@@ -38,31 +40,50 @@ def run(flags: Train) -> None:
     if flags.resume is None:
         if isinstance(flags.model, StoredModel):
             raise BadInput("Name a model to train, as in `genmodels train rbm --data digits --out runs/rbm`.")
+        if (flags.devices, flags.num_nodes) != (1, 1):
+            raise BadInput("Put --devices and --num-nodes behind the model; before it they go with --resume.")
         _start(flags.model)
         return
     if not isinstance(flags.model, StoredModel):
         raise BadInput("A run is taken up as it is: leave the model out after --resume, or start a new run.")
-    out = flags.resume
-    _train(out, lambda progress: runs.resume(out, progress=progress))
+    settings = runs.stored_config(flags.resume).settings
+    processes = launch(settings.device, settings.precision, flags.devices, flags.num_nodes)
+    _resume(flags.resume, processes)
+
+
+def _resume(out: Path, processes: Processes) -> None:
+    _train(out, processes, lambda progress: runs.resume(out, progress=progress, processes=processes))
 
 
 def _start(flags: TrainModel) -> None:
-    runs.refuse_occupied(flags.out)
+    taken_up = was_restarted() and any((flags.out / name).exists() for name in (CHECKPOINT, runs.CONFIG))
+    if not taken_up:
+        runs.refuse_occupied(flags.out)
     data = load(flags.data, key=flags.key)
     config = FAMILY_OF[type(flags)].run_config(flags, data)
-    again = replace(flags, data=runs.lasting_name(flags.data))
-    command = command_line(["train", FAMILY_OF[type(flags)].name], again)
-    _train(flags.out, lambda progress: runs.start(config, flags.out, data=data, command=command, progress=progress))
+    processes = launch(flags.device, flags.precision, flags.devices, flags.num_nodes)
+    if processes.from_first(taken_up):
+        _resume(flags.out, processes)
+        return
+    command = command_line(["train", FAMILY_OF[type(flags)].name], replace(flags, data=runs.lasting_name(flags.data)))
+    _train(
+        flags.out,
+        processes,
+        lambda progress: runs.start(
+            config, flags.out, data=data, command=command, progress=progress, processes=processes
+        ),
+    )
 
 
-def _train(out: Path, work: Callable[[ShowProgress], nn.Module]) -> None:
-    """Do the training with a bar, then draw the pictures; after Ctrl-C, say how to go on."""
+def _train(out: Path, processes: Processes, work: Callable[[ShowProgress], nn.Module]) -> None:
+    """Do the training with a bar, then draw the pictures; after Ctrl-C or SIGTERM, say how to go on."""
     try:
         with training_bar(out.name) as progress:
             work(progress)
     except KeyboardInterrupt as stop:
         if (out / CHECKPOINT).exists():
-            raise KeyboardInterrupt(f"Stopped and saved: go on with `genmodels train --resume {out}`.") from stop
+            raise type(stop)(f"Stopped and saved: go on with `genmodels train --resume {out}`.") from stop
         raise
-    for path in write_pictures(out, progress=bar):
-        print(path)
+    if processes.is_first:
+        for path in write_pictures(out, progress=bar):
+            print(path)

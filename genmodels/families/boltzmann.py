@@ -61,6 +61,7 @@ def annealed(model: RBM | DBM, x: Tensor, data: DataSet, flags: Evaluate, method
         num_temperatures=14_500 if flags.num_temperatures is None else flags.num_temperatures,
         schedule=flags.schedule,
         num_steps=flags.num_steps,
+        group_size=flags.group_size,
         generator=default_generator(flags.seed, device),
         progress=bar,
     )

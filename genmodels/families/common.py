@@ -34,6 +34,8 @@ def settings_from(flags: TrainModel, num_rows: int, *, learning_rate: float) -> 
         device=flags.device,
         precision=flags.precision,
         snapshots=flags.snapshots,
+        keep_last=flags.keep_last,
+        best_by=flags.best_by,
         checkpoint_every=math.ceil(epochs / 100) if flags.checkpoint_every is None else flags.checkpoint_every,
     )
 

@@ -41,7 +41,12 @@ class Train:
         | Annotated[StoredModel, subcommand("stored")]
     ) = StoredModel()
     resume: Annotated[Path | None, arg(metavar="RUN", help_behavior_hint="")] = None
-    """Go on with the run in this folder, from its last checkpoint to its end."""
+    """Go on with the run in this folder, from its last checkpoint to its end. Of as many processes as you like: put their
+    number before, as in --devices 2 --resume RUN."""
+    devices: int = 1
+    """With --resume: processes that share the training, on this machine."""
+    num_nodes: int = 1
+    """With --resume: machines that share the training."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,13 @@ class Evaluate:
     """How the temperatures are spaced."""
     num_steps: int = 1
     """Gibbs sweeps per temperature."""
+    group_size: OptionalInt = None
+    """Chains in a group, for Boltzmann machines: a group has random numbers of its own, so that the estimate is the same on
+    any number of processes; by default 20 on several, and on one all together."""
+    devices: int = 1
+    """Processes that share the chains of a Boltzmann machine, on this machine; on GPUs one each."""
+    num_nodes: int = 1
+    """Machines that share them, each with so many processes; start the same command on all of them."""
     seed: int = 0
     """Seed of the annealing chains."""
     device: str = "auto"

@@ -46,9 +46,17 @@ class TrainModel:
     """auto, cpu, cuda, cuda:1 (and so on) or mps."""
     seed: int = 0
     """Seed of everything random: initial weights, order of the data, draws and chains."""
+    devices: int = 1
+    """Processes that share the training, on this machine; on GPUs one each. torchrun's own go before this."""
+    num_nodes: int = 1
+    """Machines that share the training, each with so many processes; start the same command on all of them."""
     checkpoint_every: OptionalInt = None
     """Epochs between checkpoints; by default a hundredth of all."""
     snapshots: int = 0
     """About how many copies of the weights to keep along training."""
+    keep_last: int = 1
+    """Checkpoints to keep: above 1, earlier ones too, in the folder checkpoints of the run."""
+    best_by: OptionalText = None
+    """Keep the checkpoint in which this metric is highest as best.safetensors, such as valid_elbo or pseudo_likelihood."""
     tensorboard: Off = False
     """Write the metrics for TensorBoard too, to the folder tensorboard in the run's."""

@@ -15,13 +15,13 @@ from genmodels.errors import BadInput
 from genmodels.interface import check_width, require
 from genmodels.likelihood.estimate import Bound, Estimate, effective_sample_size, log_mean_exp, log_mean_exp_error
 from genmodels.likelihood.exact import mean_free_energy
+from genmodels.likelihood.groups import in_groups
 from genmodels.progress import Progress, no_progress
 from genmodels.rbm import RBM
 from samplers import ais_log_weights, gibbs, reverse_ais_log_weights, run
 from samplers.annealing import Track
 from samplers.fused import Precision
 
-MAX_PARALLEL_CHAINS = 4096
 FEW_CHAINS = 256
 """Up to so many, products of bytes are faster than table look-up."""
 Block = Literal["even", "odd"]
@@ -148,6 +148,7 @@ def ais_log_z(
     *,
     num_chains: int = 100,
     num_steps: int = 1,
+    group_size: int | None = None,
     precision: Precision = "auto",
     generator: torch.Generator,
     progress: Progress = no_progress,
@@ -157,13 +158,16 @@ def ais_log_z(
     A stochastic lower bound on log Z (Jensen), so log-likelihoods with it are optimistic. The error falls as 1/√chains;
     the bias falls with the number of temperatures, and does not show in the standard error where chains miss modes. With
     precision "auto" the path to the model may be one of rounded weights; its end never is. Salakhutdinov and Murray (2008).
+    Groups of `group_size` chains have random numbers of their own, and all processes of torch.distributed share them: the
+    estimate is the same on any number of processes.
     """
     path = _path(model, base_bias, betas, num_chains, num_steps, precision)
-    parts = [
-        ais_log_weights(path, betas, num, generator=generator, num_steps=num_steps, track=_track(progress, "AIS"))
-        for num in _group_sizes(num_chains)
-    ]
-    log_weight = torch.cat(parts)
+    track = _track(progress, "AIS")
+
+    def work(numbers: Tensor, generator: torch.Generator) -> Tensor:
+        return ais_log_weights(path, betas, len(numbers), generator=generator, num_steps=num_steps, track=track)
+
+    log_weight = in_groups(num_chains, group_size, generator, work)
     return _log_z(path.log_z0, log_weight, 1, "lower", f"AIS, {num_chains} chains × {len(betas) - 1} temperatures")
 
 
@@ -175,6 +179,7 @@ def reverse_ais_log_z(
     *,
     burn_in: int = 1000,
     num_steps: int = 1,
+    group_size: int | None = None,
     precision: Precision = "auto",
     generator: torch.Generator,
     progress: Progress = no_progress,
@@ -187,13 +192,14 @@ def reverse_ais_log_z(
     path = _path(model, base_bias, betas, len(x), num_steps, precision)
     check_width(x, model.units[0].size)
     kernel = gibbs(model.anneal(precision=precision))
-    parts = []
-    for rows in x.split(MAX_PARALLEL_CHAINS):
-        start = (rows, *(rows.new_zeros(len(rows), unit.size) for unit in model.units[1:]))
+
+    def work(numbers: Tensor, generator: torch.Generator) -> Tensor:
+        start = (x[numbers], *(x.new_zeros(len(numbers), unit.size) for unit in model.units[1:]))
         chains = run(kernel, start, burn_in, generator=generator, track=_track(progress, "burn-in"))
         state = path.state(tuple(chains[i] for i in path.kept))
-        parts.append(_backwards(path, betas, state, generator, num_steps, progress, "reverse AIS"))
-    log_weight = torch.cat(parts)
+        return _backwards(path, betas, state, generator, num_steps, progress, "reverse AIS")
+
+    log_weight = in_groups(len(x), group_size, generator, work)
     made = (
         f"{len(x)} chains × {len(betas) - 1} temperatures, started {burn_in} sweeps from data and taken as equilibrium"
     )
@@ -209,6 +215,7 @@ def raise_log_likelihood(
     num_examples: int = 50,
     num_chains: int = 4,
     num_steps: int = 1,
+    group_size: int | None = None,
     precision: Precision = "auto",
     generator: torch.Generator,
     progress: Progress = no_progress,
@@ -228,12 +235,13 @@ def raise_log_likelihood(
     path = _path(model, base_bias, betas, num_examples * num_chains, num_steps, precision)
     rows = torch.randperm(len(x), generator=generator, device=x.device)[:num_examples]
     layers = (x[rows], *_hidden_start(model, x[rows], generator))
-    starts = [layers[i].repeat_interleave(num_chains, 0).split(MAX_PARALLEL_CHAINS) for i in path.kept]
-    parts = [
-        _backwards(path, betas, path.state(part), generator, num_steps, progress, "RAISE")
-        for part in zip(*starts, strict=True)
-    ]
-    log_weight = torch.cat(parts)
+    starts = [layers[i].repeat_interleave(num_chains, 0) for i in path.kept]
+
+    def work(numbers: Tensor, generator: torch.Generator) -> Tensor:
+        state = path.state(tuple(start[numbers] for start in starts))
+        return _backwards(path, betas, state, generator, num_steps, progress, "RAISE")
+
+    log_weight = in_groups(len(rows) * num_chains, group_size, generator, work)
     per_row = [log_mean_exp(-w) for w in log_weight.unflatten(0, (len(rows), num_chains))]
     shift = torch.tensor(per_row, dtype=torch.float64)
     mean = -mean_free_energy(model, x)[0] + float(shift.mean()) - path.log_z0
@@ -263,12 +271,6 @@ def _backwards(
 ) -> Tensor:
     track = _track(progress, name)
     return reverse_ais_log_weights(path, betas, state, generator=generator, num_steps=num_steps, track=track)
-
-
-def _group_sizes(num_chains: int) -> list[int]:
-    """Chains run in groups, so that memory does not grow with their number."""
-    full, rest = divmod(num_chains, MAX_PARALLEL_CHAINS)
-    return [MAX_PARALLEL_CHAINS] * full + [rest] * (rest > 0)
 
 
 def _path(

@@ -84,6 +84,7 @@ def log_likelihood(
     schedule: Schedule = "salakhutdinov-murray",
     num_steps: int = 1,
     burn_in: int = 1000,
+    group_size: int | None = None,
     precision: Precision = "auto",
     generator: torch.Generator | None = None,
     progress: Progress = no_progress,
@@ -95,7 +96,8 @@ def log_likelihood(
     "auto" is exact up to 2^16 states and all three beyond. For a DBM with several hidden layers the bound of its mean field
     stands in for log p: what would be the value or its upper side then bounds from below (log Z exact) or not at all (by
     forward AIS), and is labelled so. `base` (default: x) gives the base rates where annealing starts; the estimates stay
-    valid for any. `precision` "float32" forgoes the fast paths of `samplers.fused`.
+    valid for any. `precision` "float32" forgoes the fast paths of `samplers.fused`. With `group_size` the chains are shared by
+    all processes of torch.distributed, and the report does not depend on their number.
     """
     if not isinstance(model, (RBM, DBM)):
         raise BadInput(
@@ -118,7 +120,13 @@ def log_likelihood(
             base_bias=model.units[0].bias_from_data(x if base is None else base).detach(),
             betas=_betas(schedule, num_temperatures),
             num_chains=num_chains,
-            common={"num_steps": num_steps, "precision": precision, "generator": generator, "progress": progress},
+            common={
+                "num_steps": num_steps,
+                "group_size": group_size,
+                "precision": precision,
+                "generator": generator,
+                "progress": progress,
+            },
         )
         report = annealing.bracket(method, mean_free, burn_in)
     diagnostics = {"example_std_error": spread / len(x) ** 0.5, **report.diagnostics}

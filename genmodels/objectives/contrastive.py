@@ -136,7 +136,7 @@ def _contrastive(
                 new |= {f"fast.{i}": fast_decay * state[f"fast.{i}"] - fast_rate * g for i, g in fast}
         return with_gradient(phases.value, *phases.descent), new, {"energy_difference": phases.value}
 
-    return Objective(init, step)
+    return Objective(init, step, chains=("chains", "hidden"))
 
 
 def _draw(layers: Layers, layer: int, other: Tensor, generator: torch.Generator) -> Tensor:

@@ -53,7 +53,8 @@ def dictionary_learning(model: SparseCoding, *, forgetting: float = 2.0, toleran
         metrics = {"energy": energy, "active": (z != 0).to(x).mean(), "reseeded": dead.to(x).sum()}
         return with_gradient(energy, [model.dictionary], [model.dictionary.detach() - better]), new, metrics
 
-    return Objective(init, step)
+    # The atoms are found from the statistics of all rows.
+    return Objective(init, step, chains=None)
 
 
 def improved_atoms(

@@ -19,6 +19,9 @@ class Objective(NamedTuple):
     """init(x, generator) -> state, from a first batch x."""
     step: Callable[[Tensor, ObjectiveState, torch.Generator], tuple[Tensor, ObjectiveState, Metrics]]
     """step(x, state, generator) -> (loss, state, metrics); loss.backward() leaves the descent direction in .grad."""
+    chains: tuple[str, ...] | None = ()
+    """How the names of the state's chains begin: tensors with a row a chain, which processes that train together deal out.
+    The rest must be linear in the batch's rows or the same for all batches. None where that does not hold: one process."""
 
 
 class _WithGradient(torch.autograd.Function):

@@ -115,7 +115,8 @@ def ptt(
                 phases, new, metrics = attempt(x, state | {"rate": state["rate"] / 2}, generator)
         return new["rate"] * with_gradient(phases.value, *phases.descent), new, metrics
 
-    return Objective(init, step)
+    # The reservoir, its checkpoint and log Z belong together.
+    return Objective(init, step, chains=None)
 
 
 class Frozen:

@@ -55,4 +55,4 @@ def up_down(
         metrics = {"reconstruction": wake.detach(), "free_energy_gap": gap.detach(), "sleep": sleep.detach()}
         return wake + gap + sleep, {"chains": chains}, metrics
 
-    return Objective(init, step)
+    return Objective(init, step, chains=("chains",))

@@ -98,7 +98,7 @@ def variational_pcd(
         loss = with_gradient(value, parameters, (*difference.weights, *difference.biases, *own_descent))
         return loss, new, {"energy_difference": value}
 
-    return Objective(init, step)
+    return Objective(init, step, chains=("chain.",))
 
 
 def _statistics(model: DBM, state: Sequence[Tensor]) -> list[Tensor]:
