@@ -67,7 +67,8 @@ class UnitFactor:
 class BottomUp:
     """q(z | x) = q(z_1 | x) Π_l q(z_{l+1} | z_l)."""
 
-    first: Factor
+    first: Any
+    """A `Factor`; which one is the model's to say."""
     above: tuple[Layer, ...]
 
     def draw(self, generator: torch.Generator | None) -> Latents:
