@@ -27,7 +27,7 @@ from genmodels.errors import BadInput
 from genmodels.metrics import MetricsFile, Record, is_best
 from genmodels.objectives import Objective
 from genmodels.processes import Processes, one_process
-from genmodels.rows import Rows, check_rows
+from genmodels.rows import Ordered, Rows, check_rows
 from genmodels.settings import Settings
 from genmodels.sharing import Sharing
 from genmodels.signals import StopRequest, stopped_by
@@ -158,7 +158,7 @@ class _Run:
     def epoch(self) -> None:
         """The rest of the current epoch, or as much as there is before a stop is requested."""
         state, size = self.state, self.settings.batch_size
-        order = torch.randperm(len(self.data), generator=_epoch_generator(self.settings.seed, state.epoch))
+        order = self._order(_epoch_generator(self.settings.seed, state.epoch))
         started = time.perf_counter()
         while state.batch < self.steps_per_epoch and not self.stopping:
             self._step(order[state.batch * size :][:size])
@@ -167,6 +167,11 @@ class _Run:
         self._seconds = time.perf_counter() - started
         if not all(bool(torch.isfinite(p).all()) for p in self._parameters):
             raise self._diverged()
+
+    def _order(self, generator: torch.Generator) -> Tensor:
+        if isinstance(self.data, Ordered):
+            return self.data.order(generator)
+        return torch.randperm(len(self.data), generator=generator)
 
     def _read(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         return self.fabric.to_device(self.data.batch(rows, generator)).to(self._dtype)

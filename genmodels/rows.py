@@ -23,6 +23,15 @@ class Rows(Protocol):
         ...
 
 
+@runtime_checkable
+class Ordered(Rows, Protocol):
+    """Training data that say in which order an epoch reads them, because not every order is cheap."""
+
+    def order(self, generator: torch.Generator) -> Tensor:
+        """All row numbers, each once."""
+        ...
+
+
 def check_rows(model: nn.Module, data: Rows) -> None:
     """Refuse data that are empty, of another width than the model's observed layer, or outside its support."""
     if len(data) == 0:
