@@ -161,6 +161,14 @@ def test_a_run_that_no_command_made_comes_with_its_program(runs: Path, tmp_path:
     assert RunConfig.from_dict(ast.literal_eval(literal)) == config
 
 
+def test_an_evaluation_after_the_pictures_is_drawn(runs: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(runs / "exact", tmp_path / "run")
+    (run / "likelihood.png").unlink(missing_ok=True)
+    (run / LIKELIHOOD).touch()
+    assert main(["report", str(run), "--out", str(tmp_path / "report.html")]) == 0
+    assert any(picture["alt"].startswith("Likelihoods with") for picture in Page(tmp_path / "report.html").all("img"))
+
+
 def test_markup_in_names_stays_text(runs: Path, tmp_path: Path) -> None:
     run = shutil.copytree(runs / "exact", tmp_path / "<b>&run")
     assert main(["report", str(run), str(runs / "exact"), "--out", str(tmp_path / "report.html")]) == 0

@@ -21,7 +21,7 @@ from genmodels.report.chains import check_chains
 from genmodels.report.evaluation import Evaluation, read_evaluation
 from genmodels.report.figures import Picture, read_pictures
 from genmodels.run_config import RunConfig
-from genmodels.runs import COMMAND, PICTURES, build_model
+from genmodels.runs import COMMAND, LIKELIHOOD, PICTURES, build_model
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,9 @@ def _epoch_of(step: int, meta: Mapping[str, Any], config: RunConfig) -> int:
 def _draw(out: Path, seed: int, device: torch.device, progress: Progress) -> tuple[str, ...]:
     """Draw the pictures anew if need be; what went wrong, if anything."""
     drawn = [(out / name).stat().st_mtime for name in PICTURES if (out / name).exists()]
-    if drawn and min(drawn) >= (out / CHECKPOINT).stat().st_mtime:
+    # An evaluation comes after training, so its picture is the one that is missing most often.
+    sources = [(out / name).stat().st_mtime for name in (CHECKPOINT, LIKELIHOOD) if (out / name).exists()]
+    if drawn and min(drawn) >= max(sources):
         return ()
     try:
         write_pictures(out, seed=seed, device=device, progress=progress)
