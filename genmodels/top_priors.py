@@ -156,6 +156,13 @@ class Parzen(GaussianPrior):
         self.log_bandwidth = nn.Parameter(torch.zeros(()))
         self.register_buffer("templates", torch.zeros(num_templates, size))
 
+    @torch.no_grad()
+    def remember(self, codes: Float[Tensor, "t d"]) -> None:
+        """Take these codes as the templates."""
+        if codes.shape != self.templates.shape:
+            raise BadInput(f"This prior holds {len(self.templates)} templates of {self.size}: give as many codes.")
+        self.templates.copy_(codes)
+
     def draw(self, num, generator):
         templates = self.templates
         chosen = torch.randint(len(templates), (num,), generator=generator, device=templates.device)

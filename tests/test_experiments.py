@@ -19,6 +19,7 @@ from experiments import (
     score_digits,
     sparse_coding,
     target_prop_mnist,
+    target_prop_questions,
     tempering_ladder,
     vae_frey,
     vae_mnist,
@@ -140,6 +141,13 @@ def test_tempering_ladder(tmp_path: Path) -> None:
     assert 0 < metrics["swap_rate_lowest"]["value"] <= metrics["swap_rate_highest"]["value"] < 1
     assert (tmp_path / "tempering_ladder.png").is_file()
     assert (tmp_path / "tempering_ladder_trace.png").is_file()
+
+
+def test_target_prop_questions(tmp_path: Path) -> None:
+    metrics = check_shape(target_prop_questions.main(smoke=True, out=tmp_path / "runs", results=tmp_path))["metrics"]
+    assert set(target_prop_questions.MODELS) < set(metrics)
+    page = (tmp_path / "target_prop_questions.md").read_text()
+    assert page.count("nats higher") + page.count("nats lower") > 8
 
 
 def test_pcd_epoch(tmp_path: Path) -> None:

@@ -348,7 +348,7 @@ def random_prior(prior, seed: int = 0):
 
 def filled_parzen() -> Parzen:
     prior = random_prior(Parzen(3, 5))
-    prior.templates.copy_(torch.randn(5, 3, generator=zoo.generator(1), dtype=torch.float64))
+    prior.remember(torch.randn(5, 3, generator=zoo.generator(1), dtype=torch.float64))
     return prior
 
 
@@ -551,6 +551,8 @@ def test_bad_input_is_named() -> None:
         tiny(inner=(3,))
     with pytest.raises(BadInput, match="real units"):
         algorithm1(discrete())
+    with pytest.raises(BadInput, match="give as many"):
+        Parzen(3, 5).remember(torch.zeros(4, 3))
     with pytest.raises(BadInput, match="long loop"):
         Loops(difference=True)
     with pytest.raises(BadInput, match="real units"):
