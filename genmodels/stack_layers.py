@@ -33,7 +33,7 @@ class StackLayer(nn.Module):
     their log-odds; no gradient passes through a draw of theirs.
 
     >>> StackLayer("tanh", 3).code(torch.zeros(1, 3)).mean
-    tensor([[0., 0., 0.]], grad_fn=...)
+    tensor([[0., 0., 0.]])
     """
 
     def __init__(self, kind: str, size: int, *, noise: float = 0.4):
