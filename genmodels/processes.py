@@ -105,6 +105,7 @@ def launch(device: str, precision: Precision, devices: int = 1, num_nodes: int =
     if devices < 1 or num_nodes < 1:
         raise BadInput(f"--devices and --num-nodes must be at least 1, not {devices} and {num_nodes}.")
     if distributed.is_torchelastic_launched():
+        _refuse_shared_store()
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         num_nodes = int(os.environ["WORLD_SIZE"]) // devices
     if devices * num_nodes == 1:
@@ -117,3 +118,13 @@ def launch(device: str, precision: Precision, devices: int = 1, num_nodes: int =
     fabric = Fabric(accelerator=chosen.type, devices=devices, num_nodes=num_nodes, strategy="ddp", precision=precision)
     fabric.launch()
     return Processes(fabric)
+
+
+def _refuse_shared_store() -> None:
+    """Refuse restarts on torchrun's own store: a worker that is early finds there where a lost one listened."""
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0))
+    if restarts > 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        raise BadInput(
+            "torchrun restarts workers safely only with a new store each time: export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 "
+            "before it, or leave --max-restarts out."
+        )

@@ -256,3 +256,10 @@ def test_one_process_with_a_launcher_is_one_process(tmp_path: Path) -> None:
         fit(model, pcd(model), bars.train, settings, processes=processes)
         ends.append(model.weight)
     assert torch.equal(*ends)
+
+
+def test_restarts_on_the_shared_store_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RUN_ID", "x"), ("MAX_RESTARTS", "1"), ("USE_AGENT_STORE", "True")):
+        monkeypatch.setenv(f"TORCHELASTIC_{name}", value)
+    with pytest.raises(BadInput, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
+        launch("cpu", "32-true")

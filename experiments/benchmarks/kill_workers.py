@@ -8,6 +8,7 @@ epoch; torchrun starts both again, and the same command takes the run up from it
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
@@ -22,10 +23,12 @@ import tyro
 
 from experiments.results import Result
 from genmodels.data import load
-from genmodels.fit import CHECKPOINT, METRICS
+from genmodels.fit import METRICS
 from genmodels.likelihood import log_likelihood
 from genmodels.metrics import MetricsFile
 from genmodels.runs import load_model, stored_step
+
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Config:
     epochs: int = 150
     hidden: int = 12
     processes: int = 2
-    kill_within: float = 5.0
+    kill_within: float = 1.0
     """Seconds after the first epoch within which the worker is killed."""
     seeds: tuple[int, ...] = (0,)
 
@@ -56,13 +59,13 @@ def main(config: Config, folder: Path | None = None) -> None:
         for seed in config.seeds:
             whole, harmed = root / f"whole-{seed}", root / f"harmed-{seed}"
             _finish(_torchrun(whole, config, seed))
-            lost = _harm(harmed, config, seed)
-            _add(result, seed, whole, harmed, lost)
+            result.add_number(f"killed_{seed}_at_checkpoint_of_step", _harm(harmed, config, seed))
+            _add(result, seed, whole, harmed)
         result.seconds = time.perf_counter() - started
         print(result.write() if folder is None else result.write(folder))
 
 
-def _add(result: Result, seed: int, whole: Path, harmed: Path, lost: int) -> None:
+def _add(result: Result, seed: int, whole: Path, harmed: Path) -> None:
     test = load("digits").test.fixed()
     for name, out in (("unharmed", whole), ("killed", harmed)):
         found = log_likelihood(load_model(out)[0], test)
@@ -70,17 +73,13 @@ def _add(result: Result, seed: int, whole: Path, harmed: Path, lost: int) -> Non
         result.add_number(f"{name}_{seed}_example_std_error", found.diagnostics["example_std_error"])
         result.add_number(f"{name}_{seed}_steps", stored_step(out))
         print(f"{name}: {found.log_likelihood}, {stored_step(out)} steps")
-    result.add_number(f"steps_lost_{seed}", lost)
-    print(f"steps lost by the kill: {lost}")
 
 
 def _torchrun(out: Path, config: Config, seed: int) -> subprocess.Popen[bytes]:
     flags = f"--data digits --hidden {config.hidden} --epochs {config.epochs} --ais-every 0 --device cpu --seed {seed}"
     launcher = f"-m torch.distributed.run --standalone --nproc-per-node {config.processes} --max-restarts 2"
     command = [sys.executable, *launcher.split(), "-m", "genmodels", "train", "rbm", *flags.split(), "--out", str(out)]
-    return subprocess.Popen(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    return subprocess.Popen(command, env=os.environ | ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def _finish(launcher: subprocess.Popen[bytes]) -> None:
@@ -89,19 +88,19 @@ def _finish(launcher: subprocess.Popen[bytes]) -> None:
 
 
 def _harm(out: Path, config: Config, seed: int) -> int:
-    """Kill a worker on the way; how many steps had to be made once more, at most."""
+    """Kill a worker on the way; the step of the checkpoint from which the others and its successor go on."""
     launcher = _torchrun(out, config, seed)
     while not MetricsFile(out / METRICS).read():
         time.sleep(0.05)
     time.sleep(random.Random(seed).uniform(0, config.kill_within))
-    if launcher.poll() is not None:
+    saved, workers = stored_step(out), Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    last = config.epochs * math.ceil(len(load("digits").train) / 100)
+    if launcher.poll() is not None or saved >= last or len(workers) < config.processes:
         raise RuntimeError("The training ended before its worker was killed: raise epochs.")
-    saved, reached = stored_step(out), int(MetricsFile(out / METRICS).read()[-1]["step"])
-    workers = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
     os.kill(int(workers[-1]), signal.SIGKILL)
     _finish(launcher)
-    assert (out / CHECKPOINT).exists()
-    return max(0, reached - saved)
+    print(f"killed after the checkpoint of step {saved} of {last}")
+    return saved
 
 
 if __name__ == "__main__":
