@@ -132,7 +132,7 @@ def page(value: dict[str, float], error: dict[str, float]) -> str:
     """The questions, their tables, and an answer each that the numbers give."""
 
     def table(**names: str) -> str:
-        lines = [f"| {text} | {value[name]:.1f} ± {error[name]:.1f} |" for name, text in names.items() if name in value]
+        lines = [f"| {text} | {value[name]:.2f} ± {error[name]:.2f} |" for name, text in names.items() if name in value]
         return "\n".join(["| | log-likelihood, lower bound |", "| --- | --- |", *lines])
 
     def gap(first: str, second: str) -> str:
