@@ -96,26 +96,35 @@ def _few(found: Estimate) -> tuple[str, ...]:
 @torch.no_grad()
 def pictures(model: VAE, config: RunConfig, generator: torch.Generator, progress: Progress) -> dict[str, Figure]:
     """Samples, paths between examples through the code, the rates of its dimensions, and the plane of a 2-d code."""
-    shape, name = config.image_shape, Path(config.data).name
-    data = load(config.data, key=config.key)
+    shape, data = config.image_shape, load(config.data, key=config.key)
     x = data.test.fixed().to(device_of(model))
     _, *z = model.sample(NUM_SAMPLES, generator=generator)
-
-    def shown(mean: Tensor) -> Tensor:
-        # The mean of a Gaussian pixel may lie a little outside of what the data can be.
-        return mean if data.support == "real" else mean.clamp(0, 1)
-
-    title = f"{config.model} on {name}: {NUM_SAMPLES} independent draws, means"
-    figures = {"samples.png": plots.sample_grid(shown(model.observed_mean(tuple(z))), shape, title=title)}
-    between = shown(interpolate(model, x[: 2 * NUM_PAIRS], NUM_BETWEEN))
+    figures = {"samples.png": samples_figure(model, tuple(z), config, data)}
+    between = shown(interpolate(model, x[: 2 * NUM_PAIRS], NUM_BETWEEN), data)
     title = "From one example to another, evenly through the lowest code"
     figures["interpolation.png"] = plots.sample_grid(between, shape, title=title, columns=NUM_BETWEEN)
-    rates = model.rate_distortion(x[:RATE_ROWS], generator)[1]
-    figures["rates.png"] = code_plots.rate_bars([rate.mean(0) for rate in rates])
+    figures["rates.png"] = rates_figure(model, x, generator)
     if len(z) == 1 and z[0].shape[1] == 2 and shape is not None:
         title = "The plane of the code: at even quantiles of a standard normal"
-        figures["plane.png"] = plots.sample_grid(shown(plane(model, PLANE)), shape, title=title, columns=PLANE)
+        figures["plane.png"] = plots.sample_grid(shown(plane(model, PLANE), data), shape, title=title, columns=PLANE)
     return figures
+
+
+def shown(mean: Tensor, data: DataSet) -> Tensor:
+    """Means as pictures: that of a Gaussian pixel may lie a little outside of what the data can be."""
+    return mean if data.support == "real" else mean.clamp(0, 1)
+
+
+def samples_figure(model: Any, z: tuple[Tensor, ...], config: RunConfig, data: DataSet) -> Figure:
+    """The means of x at independent draws z of the latents."""
+    title = f"{config.model} on {Path(config.data).name}: {len(z[0])} independent draws, means"
+    return plots.sample_grid(shown(model.observed_mean(z), data), config.image_shape, title=title)
+
+
+def rates_figure(model: Any, x: Tensor, generator: torch.Generator) -> Figure:
+    """The mean rate of every latent over the first rows of x."""
+    rates = model.rate_distortion(x[:RATE_ROWS], generator)[1]
+    return code_plots.rate_bars([rate.mean(0) for rate in rates])
 
 
 def interpolate(model: VAE, x: Float[Tensor, "m d"], num: int) -> Float[Tensor, "n d"]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from genmodels import code_plots, plots
+from genmodels import plots
 from genmodels.data import DataSet, load
 from genmodels.errors import BadInput
 from genmodels.families import directed
@@ -29,7 +28,6 @@ from genmodels.target_prop import AutoEncoderStack
 from samplers import run, walk_back
 
 _LEARNING_RATE = 0.003
-NUM_SAMPLES, RATE_ROWS = 100, 1000
 FILM_STEPS, FILM_CHAINS = (1, 2, 5, 10, 30, 100), 10
 PRIORS = {
     "standard-gaussian": "StandardGaussian",
@@ -109,24 +107,16 @@ def pictures(
     model: AutoEncoderStack, config: RunConfig, generator: torch.Generator, progress: Progress
 ) -> dict[str, Figure]:
     """Samples, a film strip of chains up and down from test examples, and the rates of the layers."""
-    shape, name = config.image_shape, Path(config.data).name
-    data = load(config.data, key=config.key)
+    shape, data = config.image_shape, load(config.data, key=config.key)
     x = data.test.fixed().to(device_of(model))
-    _, *z = model.sample(NUM_SAMPLES, generator=generator)
-
-    def shown(mean: Tensor) -> Tensor:
-        # The mean of a Gaussian pixel may lie a little outside of what the data can be.
-        return mean if data.support == "real" else mean.clamp(0, 1)
-
-    title = f"{config.model} on {name}: {NUM_SAMPLES} independent draws, means"
-    figures = {"samples.png": plots.sample_grid(shown(model.observed_mean(tuple(z))), shape, title=title)}
+    _, *z = model.sample(directed.NUM_SAMPLES, generator=generator)
+    figures = {"samples.png": directed.samples_figure(model, tuple(z), config, data)}
     if shape is not None:
         chain, start = StackChain(model), x[:FILM_CHAINS]
         fields = chain_fields(chain, start, max(FILM_STEPS), generator=generator, progress=progress)
-        means = shown(model.observed.mean(fields[torch.tensor(FILM_STEPS) - 1]))
+        means = directed.shown(model.observed.mean(fields[torch.tensor(FILM_STEPS) - 1]), data)
         figures["film_strip.png"] = plots.film_strip(torch.cat([start[None], means]), (0, *FILM_STEPS), shape)
-    rates = model.rate_distortion(x[:RATE_ROWS], generator)[1]
-    figures["rates.png"] = code_plots.rate_bars([rate.mean(0) for rate in rates])
+    figures["rates.png"] = directed.rates_figure(model, x, generator)
     return figures
 
 
