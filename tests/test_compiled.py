@@ -25,7 +25,7 @@ def walled(x: Tensor) -> Tensor:
 def test_a_compiled_run_is_the_run():
     """Over several steps, through rejections and an infinite energy."""
     kernel = hmc(walled, 0.5, 2, persistence=0.8, metric=METRIC)
-    start = torch.randn(101, 3, dtype=torch.float64, generator=generator()).clamp(min=-1.9)
+    start = torch.randn(1009, 3, dtype=torch.float64, generator=generator()).clamp(min=-1.9)
     program = compiled(kernel)
     plain, fast = (run(each, start, 7, generator=generator()) for each in (kernel, program))
     assert type(fast) is type(plain)

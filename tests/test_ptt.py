@@ -67,7 +67,7 @@ def exchanged(pair: tuple[str, str], *, forget_checkpoint: bool = False) -> tupl
 @in_discrete_pairs
 def test_exchange_and_sweep_keep_chains_and_reservoir_at_their_equilibria(pair: tuple[str, str]):
     chains, reservoir, accept_prob = exchanged(pair)
-    assert 0.05 < accept_prob < 0.95
+    assert 0.01 < accept_prob < 0.95
     assert accepted(chains)
     assert accepted(reservoir)
 
@@ -95,7 +95,7 @@ def test_the_acceptance_is_the_ratio_of_the_two_free_energies(pair: tuple[str, s
 @pytest.mark.many_steps
 @pytest.mark.parametrize("seed", range(3))
 def test_log_z_stays_with_the_enumerated_one_while_it_learns(seed: int):
-    """Bars and stripes, beyond independent units (−11.1 nats); log Z within 0.25 nats, in bounds at most 0.5 apart."""
+    """Bars and stripes, beyond independent units (−11.1 nats); log Z within 0.15 nats, in bounds at most 0.5 apart."""
     x = load("bars-and-stripes").train.fixed().float()
     randoms = generator(seed)
     model = RBM(Bernoulli(16), Bernoulli(11), generator=randoms)
@@ -103,18 +103,20 @@ def test_log_z_stays_with_the_enumerated_one_while_it_learns(seed: int):
     objective = ptt(model, num_chains=200)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
     state = objective.init(x, randoms)
-    errors, widths = [], []
+    errors, stated, widths = [], [], []
     for step in range(600):
         optimizer.param_groups[0]["lr"] = 0.3 * (1 - step / 600)
         loss, state, metrics = objective.step(x, state, randoms)
         if step % 10 == 0:
             errors.append(float(metrics["log_z"]) - exact_log_z(model).value)
+            stated.append(float(metrics["log_z_error"]))
             widths.append(float(metrics["log_z_upper"] - metrics["log_z_lower"]))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     assert float(state["num_checkpoints"]) >= 1
-    assert sum(abs(error) for error in errors) / len(errors) < 0.25
+    assert sum(abs(error) for error in errors) / len(errors) < 0.15
+    assert 0 < stated[-1] < 0.15
     assert -0.2 < sum(widths) / len(widths) < 0.5
     with torch.no_grad():
         log_likelihood = -float(model.free_energy(x).mean()) - exact_log_z(model).value
@@ -155,6 +157,37 @@ def test_an_update_that_goes_too_far_is_undone_and_the_rate_halved():
     again = torch.autograd.grad(objective.step(x, state, generator(4))[0], model.weight)
     torch.testing.assert_close(again[0], whole[0] / 2)
     assert bool(halved.isfinite().all())
+
+
+def test_a_phase_that_no_chain_has_met_shows_in_the_overlap():
+    """At a machine whose hidden unit, once on, turns every pixel on, chains of all zeros would pass every exchange."""
+    model = RBM(Bernoulli(7), Bernoulli(1))
+    with torch.no_grad():
+        model.visible_bias.fill_(-3.0)
+        model.hidden_bias.fill_(-7.0)
+    x = torch.zeros(3, 7)
+    objective = ptt(model, num_chains=20_001, undo_below=0.0)
+    state = objective.init(x, generator(1))
+    state = state | {"chains": torch.zeros_like(state["chains"])}
+    state["chain_energy"] = model.free_energy(state["chains"]).double().detach()
+    with torch.no_grad():
+        model.weight.fill_(3.5)
+    _, new, metrics = objective.step(x, state, generator(2))
+    assert float(metrics["swap_prob"]) > 0.8 > 0.3 > float(metrics["overlap"])
+    assert float(new["num_checkpoints"]) == 1
+
+
+def test_chains_never_meet_the_states_that_measure_ratios_of_z():
+    model = tiny("Bernoulli", "Bernoulli", scale=0.1)
+    x = some_states(model.visible, 7)
+    objective = ptt(model, num_chains=11)
+    state = objective.init(x, generator(1))
+    assert (len(state["reservoir"]), len(state["held_out"])) == (110, 55)
+    new = state
+    for seed in range(5):
+        _, new, _ = objective.step(x, new, generator(seed))
+    assert torch.equal(new["held_out"], state["held_out"])
+    assert not torch.equal(new["reservoir"], state["reservoir"])
 
 
 def test_a_step_is_a_function_of_data_state_and_generator():

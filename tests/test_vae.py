@@ -247,7 +247,7 @@ def test_training_brings_the_bound_close_to_the_evidence_of_the_source():
     x = source.sample(2000, generator=zoo.generator(11))[0].float()
     model = VAE(Gaussian(5), latent=(2,), hidden=((),), generator=zoo.generator(12))
     model.initialise_from_data(x)
-    settings = Settings(epochs=40, optimizer="Adam", learning_rate=0.03, average=0.9, device="cpu")
+    settings = Settings(epochs=40, optimizer="Adam", learning_rate=0.1, average=0.9, device="cpu")
     fit(model, elbo(model, warm_up=20), Examples(x), settings)
     found = elbo_estimate(model, x, num_samples=20, generator=zoo.generator(13)).value
     assert abs(found - float(evidence(x.double()).mean())) < 0.05

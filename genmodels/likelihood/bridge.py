@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -28,3 +30,15 @@ def bennett(forward: Float[Tensor, " n"], backward: Float[Tensor, " m"]) -> Tens
         above = (1 / (m + n * torch.exp(middle - u))).sum() > 1
         low, high = torch.where(above, middle, low), torch.where(above, high, middle)
     return (low + high) / 2
+
+
+def bennett_variance(forward: Float[Tensor, " n"], backward: Float[Tensor, " m"]) -> Tensor:
+    """Variance of `bennett` of the same draws if they are independent, by the delta method, float64, shape ().
+
+    (E_0[f²] / E_0[f]² − 1) / n + (E_1[g²] / E_1[g]² − 1) / m, with f = 1 − g = σ(u − c + log(m / n)) at the solution c
+    (Bennett, 1976, eq. 10). Too small where the two distributions hardly overlap and the draws miss what they share.
+    """
+    n, m = len(forward), len(backward)
+    shift = math.log(m / n) - bennett(forward, backward)
+    parts = torch.sigmoid(forward.double() + shift), torch.sigmoid(-backward.double() - shift)
+    return sum((part.square().mean() / part.mean().square() - 1) / len(part) for part in parts)  # pyright: ignore

@@ -13,14 +13,15 @@ from torch import Tensor
 from genmodels.boltzmann import Layers
 from genmodels.errors import BadInput
 from genmodels.interface import require
-from genmodels.likelihood.bridge import bennett
+from genmodels.likelihood.bridge import bennett, bennett_variance
+from genmodels.likelihood.estimate import effective_sample_size
 from genmodels.objectives.objective import Objective, ObjectiveState, with_gradient
 from genmodels.objectives.phases import Penalty, compare_phases, first_offsets
 from genmodels.rbm import RBM
 from samplers.fused import Precision
 
-RESERVOIR = 10
-"""States in the reservoir for each chain."""
+RESERVOIR, HELD_OUT = 10, 5
+"""States of the reservoir for each chain, and further ones that no chain meets: they only measure ratios of Z."""
 THERMALISE, APART = 20, 2
 """Autocorrelation times that a new checkpoint's chains run, and between those of its states that are kept."""
 _FIRST_WINDOW, _LAST_WINDOW = 16, 64
@@ -48,20 +49,25 @@ def ptt(
         min(1, exp(F(x) − F(r) + F_0(r) − F_0(x))),
 
     F the free energy of the model and F_0 that of the checkpoint, which keeps both at equilibrium and lets the chains jump
-    between modes. When the mean of it falls below `freeze_below` the model becomes the new checkpoint: its chains run
-    for twenty autocorrelation times (of F, summed until it is lost in the noise) and fill a new reservoir over twenty more.
-    An update that takes it below `undo_below` is undone and the rate halved; every new checkpoint doubles it again, up to
-    what the optimizer was given (there it stays halved, which from rates that suit the end of training stops the beginning).
+    between modes. The model's overlap with its checkpoint is the mean of it, or the effective sample size of the
+    reservoir's states as draws of the model, a fraction, where that is less: a phase that the model grows and no chain has
+    met yet shows only there (there is none in the paper; without it the first checkpoints may lie so far apart that log Z
+    is lost). When the overlap falls below `freeze_below` the model becomes the new checkpoint: its chains run for
+    twenty autocorrelation times (of F, summed until it is lost in the noise) and fill a new reservoir over twenty more. An
+    update that takes it below `undo_below` is undone and the rate halved; every new checkpoint doubles it again, up to what
+    the optimizer was given (there it stays halved, which from rates that suit the end of training stops the beginning).
 
     So log Z is known on the way, as the metrics `log_z` (Bennett's acceptance ratio from checkpoint to checkpoint, which is
-    consistent) between `log_z_lower` and `log_z_upper` (exponential averages over the reservoir and over the chains:
-    stochastic bounds as far as both are at equilibrium), in nats.
+    consistent), with the standard error `log_z_error` of independent states, between `log_z_lower` and `log_z_upper`
+    (exponential averages over states of the checkpoint and over the chains: stochastic bounds), in nats. All this holds
+    as far as chains are at equilibrium. An update pushes away the very chains that it has seen, by about the learning rate
+    times ‖∂F‖² / `num_chains` nats of F each: where that comes near 1, take more chains or a lower rate.
     """
     require(model, RBM, by="ptt")
     if num_steps < 1 or (num_chains is not None and num_chains < 1):
         raise BadInput("num_steps and num_chains must be at least 1.")
     if not 0 <= undo_below < freeze_below < 1:
-        raise BadInput("The acceptances must satisfy 0 <= undo_below < freeze_below < 1.")
+        raise BadInput("The overlaps must satisfy 0 <= undo_below < freeze_below < 1.")
     frozen = Frozen(model, precision)
 
     @torch.no_grad()
@@ -72,7 +78,7 @@ def ptt(
         independent = {
             name: torch.zeros_like(p) if id(p) in names else p.detach().clone() for name, p in model.named_parameters()
         }
-        total = (RESERVOIR + 1) * num
+        total = (RESERVOIR + HELD_OUT + 1) * num
         states = unit.draw(bias.expand(total, -1), unit.noise(total, bias, generator))
         pairs = zip(model.units, model.biases, strict=True)
         log_z = sum(float(unit.log_partition(bias.double())) for unit, bias in pairs)
@@ -82,6 +88,7 @@ def ptt(
             "num_checkpoints": x.new_zeros(()),
             **_under("previous", _copies(model)),
             **_checkpoint(frozen, independent, states[num:], torch.full((3,), log_z, dtype=torch.float64)),
+            "log_z_variance": torch.zeros((), dtype=torch.float64),
         }
         state["chain_energy"] = _free_energies(frozen.model, state["chains"])
         return state | (first_offsets(model, x) if centered else {})
@@ -99,9 +106,16 @@ def ptt(
         at_chain = state["chain_energy"] - _free_energy(model, layers, state["chains"], phases.field[:num])
         at_slot = torch.where(swap.accept, swap.at_chain, swap.at_partner)
         swap_prob = (at_slot - at_chain).clamp(max=0).exp().mean()
-        metrics = {"swap_prob": swap_prob, **_log_z(state, at_slot, at_chain), "energy_difference": phases.value}
+        # Of the reservoir's states as they were: the exchange takes away those that fit the model best.
+        overlap = min(float(swap_prob), effective_sample_size(swap.at_partner) / num)
+        metrics = {
+            "swap_prob": swap_prob,
+            "overlap": swap_prob.new_tensor(overlap),
+            **_log_z(state, swap.at_partner, at_chain),
+        }
+        metrics |= {"log_z_error": state["log_z_variance"].sqrt(), "energy_difference": phases.value}
         metrics["log_likelihood"] = -_free_energy(model, layers, x, phases.field[num:]).mean() - metrics["log_z"]
-        if undo_below < float(swap_prob) < freeze_below:
+        if undo_below < overlap < freeze_below:
             _freeze(model, layers, frozen, state, generator)
         state |= phases.offsets | _under("previous", _copies(model))
         metrics |= {name: state[name] for name in ("num_checkpoints", "rate")}
@@ -110,7 +124,7 @@ def ptt(
     def step(x: Tensor, state: ObjectiveState, generator: torch.Generator):
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             phases, new, metrics = attempt(x, state, generator)
-            if float(metrics["swap_prob"]) <= undo_below:
+            if float(metrics["overlap"]) <= undo_below:
                 _restore(model, state)
                 phases, new, metrics = attempt(x, state | {"rate": state["rate"] / 2}, generator)
         return new["rate"] * with_gradient(phases.value, *phases.descent), new, metrics
@@ -208,13 +222,14 @@ def _freeze(model: RBM, layers: Layers, frozen: Frozen, state: ObjectiveState, g
     time = min(time, _LAST_WINDOW / 4)
     run(round(THERMALISE * time))
     collected = []
-    for _ in range(RESERVOIR):
+    for _ in range(RESERVOIR + HELD_OUT):
         run(round(APART * time))
         collected.append(state["chains"])
-    reservoir = torch.cat(collected)
-    old, new = (_log_ratio(model, frozen.model, x) for x in (state["reservoir"].to(reservoir.dtype), reservoir))
+    states = torch.cat(collected)
+    old, new = (_log_ratio(model, frozen.model, x) for x in (state["held_out"].to(states.dtype), states))
     gain = torch.stack([bennett(old, new), _log_mean_exp(old), -_log_mean_exp(-new)])
-    state |= _checkpoint(frozen, _copies(model), reservoir, state["log_z"] + gain)
+    state["log_z_variance"] = state["log_z_variance"] + bennett_variance(old, new)
+    state |= _checkpoint(frozen, _copies(model), states, state["log_z"] + gain)
     state["chain_energy"] = _free_energies(model, state["chains"])
     state["num_checkpoints"] = state["num_checkpoints"] + 1
     state["rate"] = (2 * state["rate"]).clamp(max=1)
@@ -240,15 +255,16 @@ def autocorrelation_time(series: Float[Tensor, "t c"]) -> float:
 def _checkpoint(frozen: Frozen, parameters: dict[str, Tensor], states: Tensor, log_z: Tensor) -> ObjectiveState:
     held = _under("frozen", parameters)
     frozen.load(held)
-    energy = _free_energies(frozen.model, states)
+    num = len(states) * RESERVOIR // (RESERVOIR + HELD_OUT)
+    energy = _free_energies(frozen.model, states[:num])
     # States of discrete units are 0 or 1: a byte each.
-    reservoir = states if frozen.model.units[0].num_states is None else states.to(torch.uint8)
-    return {**held, "reservoir": reservoir, "reservoir_energy": energy, "log_z": log_z}
+    kept = states if frozen.model.units[0].num_states is None else states.to(torch.uint8)
+    return {**held, "reservoir": kept[:num], "reservoir_energy": energy, "held_out": kept[num:], "log_z": log_z}
 
 
-def _log_z(state: ObjectiveState, at_slot: Tensor, at_chain: Tensor) -> dict[str, Tensor]:
+def _log_z(state: ObjectiveState, at_partner: Tensor, at_chain: Tensor) -> dict[str, Tensor]:
     """log Z of the model as it is: that of the checkpoint, and one more step by the geometric bridge and its bounds."""
-    old, new = at_slot.double(), at_chain.double()
+    old, new = at_partner.double(), at_chain.double()
     bridge = _log_mean_exp(old / 2) - _log_mean_exp(-new / 2)
     gain = (bridge, _log_mean_exp(old), -_log_mean_exp(-new))
     values = zip(("log_z", "log_z_lower", "log_z_upper"), state["log_z"], gain, strict=True)
