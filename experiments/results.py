@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from genmodels.checkpoint import write_atomically
 from genmodels.likelihood import Estimate
 
 FOLDER = Path(__file__).parent / "results"
+BETWEEN_SEEDS = "std_error_between_seeds"
+"""Of a mean over seeds: the standard error that their spread gives, which holds what training differs by."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,9 @@ class Result:
     seconds: float = 0.0
 
     def add(self, metric: str, estimate: Estimate) -> None:
-        """Record an estimate with its error and its kind of bound."""
-        self.metrics[metric] = estimate.to_dict()
+        """Record an estimate with its error and its kind of bound, and of a mean over seeds the error between these."""
+        between = {name: estimate.diagnostics[name] for name in (BETWEEN_SEEDS,) if name in estimate.diagnostics}
+        self.metrics[metric] = estimate.to_dict() | between
 
     def add_number(self, metric: str, value: float, std_error: float | None = None) -> None:
         """Record a measured number that is no likelihood."""
@@ -70,15 +74,25 @@ class Result:
 
 
 def mean_of(estimates: Sequence[Estimate]) -> Estimate:
-    """The mean of independent estimates of one kind of bound; mixing kinds is an error."""
+    """The mean over seeds of estimates of one kind of bound; mixing kinds is an error.
+
+    Its standard error is that of the estimators alone; that between the seeds stands in the diagnostics.
+    """
     kinds = {estimate.bound for estimate in estimates}
     if len(kinds) != 1:
         raise ValueError(f"Estimates of different bounds are not averaged: {sorted(kinds)}.")
     n = len(estimates)
     error = sum(estimate.std_error**2 for estimate in estimates) ** 0.5 / n
     method = f"mean over {n} seeds of {estimates[0].method}"
-    value = sum(estimate.value for estimate in estimates) / n
-    return Estimate(value, error, estimates[0].bound, method, sum(estimate.samples for estimate in estimates))
+    values = [estimate.value for estimate in estimates]
+    between = {BETWEEN_SEEDS: error_between(values)} if n > 1 else {}
+    samples = sum(estimate.samples for estimate in estimates)
+    return Estimate(sum(values) / n, error, estimates[0].bound, method, samples, between)
+
+
+def error_between(values: Sequence[float]) -> float:
+    """The standard error of the mean of at least two independent numbers, from their spread."""
+    return stdev(values) / len(values) ** 0.5
 
 
 def device_name() -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.results import FOLDER
+from experiments.results import BETWEEN_SEEDS, FOLDER, error_between
 
 PAGE = Path(__file__).parent / "README.md"
 HEAD = """# What was measured
@@ -19,12 +19,24 @@ HEAD = """# What was measured
 Made by `python -m experiments.table` from the files in `results/`; do not edit. Log-likelihoods are in nats per example.
 "upper" and "lower" say on which side of the truth a number lies in expectation; "none" is an estimate that bounds nothing,
 or no likelihood at all. Minutes are those of training all seeds, where they were kept apart, and of the last call of the
-command, which takes finished training up. A ± is the standard error of the estimate, not of the choice of seeds.
+command, which takes finished training up. A ± is the standard error of the estimators alone; "between seeds" is that of the
+mean over the seeds from their spread, which holds what training differs by, where results of single seeds were kept.
 
 ## Published numbers, and ours
 """
 OTHERS = "\n## Everything else\n"
-COLUMNS = ("experiment: metric", "published", "source", "here", "bound", "other side", "seeds", "minutes", "machine")
+COLUMNS = (
+    "experiment: metric",
+    "published",
+    "source",
+    "here",
+    "between seeds",
+    "bound",
+    "other side",
+    "seeds",
+    "minutes",
+    "machine",
+)
 
 
 def table(folder: Path = FOLDER) -> str:
@@ -46,12 +58,20 @@ def _published_row(result: Mapping[str, Any], metric: str, published: Mapping[st
         f"{published['value']:g}",
         published["source"],
         _number(found),
+        _between_seeds(result["metrics"], metric),
         found["bound"],
         _other_side(result["metrics"], metric),
         str(len(result["seeds"])),
         _minutes(result),
         result["device"],
     )
+
+
+def _between_seeds(metrics: Mapping[str, Any], metric: str) -> str:
+    """The error of the mean over the seeds, from their spread."""
+    seeds = [found["value"] for name, found in metrics.items() if re.fullmatch(rf"{re.escape(metric)}_seed_\d+", name)]
+    error = metrics[metric].get(BETWEEN_SEEDS, error_between(seeds) if len(seeds) > 1 else None)
+    return "—" if error is None else f"± {error:.2g}"
 
 
 def _other_side(metrics: Mapping[str, Any], metric: str) -> str:
@@ -63,7 +83,7 @@ def _other_side(metrics: Mapping[str, Any], metric: str) -> str:
 def _section(result: Mapping[str, Any]) -> str:
     """One experiment's numbers, without those of single seeds."""
     rows = [
-        (name, _number(metric), metric["bound"])
+        (name, _with_seeds(result["metrics"], name), metric["bound"])
         for name, metric in result["metrics"].items()
         if not re.search(r"_seed_\d+$", name)
     ]
@@ -78,6 +98,12 @@ def _number(metric: Mapping[str, Any]) -> str:
         return f"{value:.5g}"
     decimals = max(0, 1 - int(f"{error:e}".split("e")[1]))
     return f"{value:.{decimals}f} ± {error:.{decimals}f}"
+
+
+def _with_seeds(metrics: Mapping[str, Any], metric: str) -> str:
+    """The value, with both errors where there are two."""
+    between = _between_seeds(metrics, metric)
+    return _number(metrics[metric]) + ("" if between == "—" else f" ({between} between seeds)")
 
 
 def _minutes(result: Mapping[str, Any]) -> str:

@@ -25,7 +25,8 @@ from genmodels.checkpoint import (
 )
 from genmodels.errors import BadInput
 from genmodels.metrics import MetricsFile, Record, is_best
-from genmodels.objectives import Objective
+from genmodels.networks import MLP, narrow_networks
+from genmodels.objectives import Objective, accumulated
 from genmodels.processes import Processes, one_process
 from genmodels.rows import Ordered, Rows, check_rows
 from genmodels.settings import Settings
@@ -113,14 +114,20 @@ class _Run:
         processes: Processes,
         stop: StopRequest,
     ):
-        self.objective, self.data, self.settings = objective, data, settings
+        self.data, self.settings = data, settings
         self.out, self._config, self._progress = out, config, progress
         self.processes, self.fabric, self._stop = processes, processes.fabric, stop
-        self._sharing = Sharing(processes, objective)
+        self._sharing = Sharing(processes, objective, settings.accumulate)
+        self._narrow = settings.precision == "bf16-mixed"
+        if self._narrow and not any(isinstance(module, MLP) for module in model.modules()):
+            raise BadInput("This model has no network that could compute in bfloat16: train it with 32-true.")
         self._dtype = torch.float64 if settings.precision == "64-true" else torch.float32
         self.model = self.fabric.to_device(model.to(self._dtype))
         self.average = copy.deepcopy(model).requires_grad_(False)
         self._parameters: list[Tensor] = list(model.parameters())
+        self.objective = objective
+        if settings.accumulate > 1:
+            self.objective = accumulated(objective, self._parameters, settings.accumulate)
         self._averaged: list[Tensor] = list(self.average.parameters())
         self.optimizer: Any = self.fabric.setup_optimizers(settings.make_optimizer(self._parameters))
         self.data_generator = torch.Generator().manual_seed(settings.seed)
@@ -185,7 +192,7 @@ class _Run:
         learning_rate = settings.learning_rate_at(state.step / (self.steps_per_epoch * settings.epochs))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        with self.fabric.autocast():
+        with narrow_networks(self._narrow):
             loss, state.objective, metrics = self.objective.step(x, state.objective, self.chain_generator)
         self.optimizer.zero_grad()
         self.fabric.backward(loss)

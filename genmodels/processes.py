@@ -17,9 +17,11 @@ from torch import Tensor, distributed
 
 from genmodels.device import choose_device
 from genmodels.errors import BadInput
+from genmodels.groups import share
 from genmodels.settings import Precision
 
 T = TypeVar("T")
+GROUP_SIZE = 20
 
 
 class Processes:
@@ -36,7 +38,7 @@ class Processes:
 
     def share(self, num: int) -> slice:
         """Which of `num` rows are this process's: consecutive ones, one more or less than another's."""
-        return slice(num * self.rank // self.size, num * (self.rank + 1) // self.size)
+        return share(num, self.rank, self.size)
 
     def deal(self, rows: Tensor) -> Tensor:
         """This process's rows of what all processes hold."""
@@ -83,6 +85,10 @@ class Processes:
         if problem is not None:
             raise BadInput(problem)
         return result  # pyright: ignore[reportReturnType]
+
+    def group_size(self, wanted: int | None) -> int | None:
+        """Chains or examples in a group: as wanted, 20 unless told where several processes share them."""
+        return GROUP_SIZE if wanted is None and self.size > 1 else wanted
 
     def stream_seed(self, *what: object) -> int:
         """A seed for random numbers of this process's own, a hash of `what` it is for and of the process."""

@@ -31,6 +31,10 @@ class Settings:
     seed: int = 0
     device: str = "auto"
     precision: Precision = "32-true"
+    """Of the arithmetic. With bf16-mixed, networks alone compute in bfloat16: their parameters and gradients, densities,
+    energies and log-weights stay in float32, and sums over rows and epochs in float64."""
+    accumulate: int = 1
+    """Parts in which every batch is gone through, one after the other: less memory, the same step."""
     checkpoint_every: int = 1
     """Epochs between checkpoints."""
     snapshots: int = 0
@@ -41,8 +45,8 @@ class Settings:
     """A metric of the epoch's record: the checkpoint in which it is highest is kept as `best.safetensors`."""
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or self.checkpoint_every < 1:
-            raise BadInput("epochs, batch_size and checkpoint_every must be at least 1.")
+        if min(self.epochs, self.batch_size, self.checkpoint_every, self.accumulate) < 1:
+            raise BadInput("epochs, batch_size, checkpoint_every and accumulate must be at least 1.")
         if self.keep_last < 1:
             raise BadInput(f"At least one checkpoint must be kept, not {self.keep_last}.")
         if self.snapshots < 0:

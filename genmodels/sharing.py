@@ -28,8 +28,8 @@ class Combined(NamedTuple):
 class Sharing:
     """An objective's chains are dealt out; everything else in its state, and the gradients, are means over the processes."""
 
-    def __init__(self, processes: Processes, objective: Objective):
-        self._processes = processes
+    def __init__(self, processes: Processes, objective: Objective, parts: int = 1):
+        self._processes, self._parts = processes, parts
         self._chains = objective.chains or ()
         if objective.chains is None and processes.size > 1:
             raise BadInput("This objective learns on one process only: train it with --devices 1.")
@@ -37,9 +37,10 @@ class Sharing:
     def deal(self, state: ObjectiveState) -> ObjectiveState:
         """This process's part of a whole state."""
         for name in filter(self._is_dealt, state):
-            if len(state[name]) < self._processes.size:
+            if len(state[name]) < self._processes.size * self._parts:
                 raise BadInput(
-                    f"There are {len(state[name])} chains for {self._processes.size} processes: have one each at least."
+                    f"There are {len(state[name])} chains for {self._processes.size} processes with {self._parts} parts of a "
+                    "batch each: have one each at least."
                 )
         return {name: self._processes.deal(t) if self._is_dealt(name) else t for name, t in state.items()}
 

@@ -356,7 +356,7 @@ def test_flags(refused, arguments, hint, monkeypatch) -> None:
 
 
 SAMPLES = [
-    (["--num", "0"], "at least one chain"),
+    (["--num", "0"], "at least one draw"),
     (["--num-steps", "0"], "at least one sweep"),
     (["--num", "31", "--from-data"], "30 rows"),
     (["--out", "samples.bmp"], ".png"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 import torch
 
 from genmodels import BadInput
+from genmodels.cli import main
+from genmodels.data import load
 from genmodels.data.blocks import BlockRows
 from genmodels.fit import Settings, fit
 from genmodels.interface import default_generator
@@ -112,3 +115,50 @@ def test_what_holds_no_rows_is_refused(tmp_path: Path, problem: str) -> None:
         np.save(tmp_path / "b.npy", np.zeros((5, 4)))
     with pytest.raises(BadInput):
         BlockRows(tmp_path)
+
+
+@pytest.fixture
+def splits(tmp_path: Path) -> Path:
+    """Bars and stripes as grey levels in a folder: train in three files, and the other two splits."""
+    rows = np.tile(load("bars-and-stripes").train.values.numpy(), (4, 1)).reshape(-1, 4, 4)
+    for name, part in (("train-0", rows[:50]), ("train-1", rows[50:90]), ("train-2", rows[90:]), ("valid", rows[:30])):
+        np.save(tmp_path / f"{name}.npy", part)
+    np.save(tmp_path / "test.npy", rows[30:60])
+    return tmp_path
+
+
+def test_a_folder_of_arrays_is_a_data_set(splits: Path) -> None:
+    data = load(str(splits))
+    assert (len(data.train), len(data.valid), len(data.test)) == (120, 30, 30)
+    assert (data.num_features, data.image_shape, data.support) == (16, (4, 4), "binary")
+    assert isinstance(data.train, Ordered)
+    everything = data.train.batch(torch.arange(120), default_generator(0))
+    assert torch.equal(everything, load("bars-and-stripes").train.fixed().repeat(4, 1))
+    assert torch.equal(data.train.fixed(), everything)
+    for path in splits.glob("*.npy"):
+        np.save(path, np.load(path) * np.uint8(200))
+    greys = load(str(splits))
+    assert greys.support == "unit"
+    for rows in (greys.train.fixed(), greys.train.batch(torch.arange(120), default_generator(0))):
+        torch.testing.assert_close(rows, everything * 200 / 255)
+
+
+def test_the_command_line_trains_on_a_folder_of_arrays(splits: Path, tmp_path_factory, monkeypatch) -> None:
+    monkeypatch.setattr("genmodels.commands.train.write_pictures", lambda out, progress: [])
+    out = tmp_path_factory.mktemp("runs") / "rbm"
+    flags = ["--hidden", "5", "--epochs", "30", "--batch-size", "20", "--learning-rate", "0.5", "--device", "cpu"]
+    assert main(["train", "rbm", "--data", str(splits), "--out", str(out), *flags]) == 0
+    assert main(["evaluate", str(out), "--num-examples", "20"]) == 0
+    found = json.loads((out / "likelihood.json").read_text())
+    assert found["log_likelihood"]["value"] > -16 * np.log(2) + 0.4
+
+
+def test_splits_that_are_missing_or_do_not_fit_are_refused(splits: Path) -> None:
+    with pytest.raises(BadInput, match="leave the key"):
+        load(str(splits), key="x")
+    np.save(splits / "valid.npy", np.zeros((3, 5, 5), np.uint8))
+    with pytest.raises(BadInput, match="different sizes"):
+        load(str(splits))
+    (splits / "valid.npy").unlink()
+    with pytest.raises(BadInput, match="none for valid"):
+        load(str(splits))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from genmodels.cli import main
 from genmodels.data import load
 from genmodels.families import dae
 from genmodels.runs import load_model
+from tests.command_line import drawn, evaluated, is_normalised_lower_bound, refused, said
 
 TRAIN = ["--data", "bars-and-stripes", "--epochs", "3", "--device", "cpu"]
 PICTURES = ("samples.png", "filters.png", "film_strip.png", "curves.png")
@@ -34,14 +34,6 @@ def run(tmp_path_factory, short_chains) -> Path:
     return out
 
 
-def said(capsys, *arguments: object) -> str:
-    capsys.readouterr()
-    assert main([str(argument) for argument in arguments]) == 0
-    out, err = capsys.readouterr()
-    assert err == ""
-    return out
-
-
 def test_a_run_holds_its_pictures(run: Path) -> None:
     assert {path.name for path in run.iterdir()} >= {"checkpoint.safetensors", *PICTURES}
     model, config = load_model(run)
@@ -50,12 +42,10 @@ def test_a_run_holds_its_pictures(run: Path) -> None:
 
 
 def test_evaluate_gives_the_conservative_estimate(capsys, run: Path) -> None:
-    report = json.loads(said(capsys, "evaluate", run, "--num-samples", "60", "--num-chains", "20", "--json"))
-    assert report["lower"] == report["log_likelihood"]
-    assert (report["lower"]["bound"], report["upper"]) == ("lower", None)
+    report = evaluated(capsys, run, "--num-samples", "60", "--num-chains", "20")
+    assert is_normalised_lower_bound(report)
     assert report["lower"]["method"] == "CSL, 20 chains × 3 states"
-    assert main(["evaluate", str(run), "--method", "ais"]) == 2
-    assert "no density but its chain's" in capsys.readouterr().err
+    assert "no density but its chain's" in refused(capsys, "evaluate", run, "--method", "ais")
 
 
 def test_plot_and_resume_take_a_finished_run_up(capsys, run: Path) -> None:
@@ -65,16 +55,12 @@ def test_plot_and_resume_take_a_finished_run_up(capsys, run: Path) -> None:
 
 @pytest.mark.parametrize("start", [[], ["--from-data"]])
 def test_sample_runs_chains_and_fills_in(capsys, run: Path, tmp_path: Path, start: list[str]) -> None:
-    flags = ["--num", "6", "--num-steps", "3", "--out", tmp_path / "s.png", "--save", tmp_path / "s.npz", *start]
-    said(capsys, "sample", run, *flags)
-    with np.load(tmp_path / "s.npz") as saved:
-        assert set(np.unique(saved["states"])) <= {0, 1}
-        assert ((saved["means"] > 0) & (saved["means"] < 1)).all()
-    said(capsys, "sample", run, *flags, "--inpaint", "left")
-    with np.load(tmp_path / "s.npz") as saved:
-        right = np.s_[:, [2, 3, 6, 7, 10, 11, 14, 15]]
-        for values in (saved["states"], saved["means"]):
-            np.testing.assert_array_equal(values[right], load("bars-and-stripes").test.fixed()[:6].numpy()[right])
+    found = drawn(capsys, run, tmp_path, *start)
+    assert set(np.unique(found["states"])) <= {0, 1}
+    assert ((found["means"] > 0) & (found["means"] < 1)).all()
+    right = np.s_[:, [2, 3, 6, 7, 10, 11, 14, 15]]
+    for values in drawn(capsys, run, tmp_path, *start, "--inpaint", "left").values():
+        np.testing.assert_array_equal(values[right], load("bars-and-stripes").test.fixed()[:6].numpy()[right])
 
 
 def test_real_data_are_reconstructed_by_normals(capsys, tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ from experiments import (
     vae_frey,
     vae_mnist,
 )
-from experiments.benchmarks import continuous, cuda, pcd_epoch, speed
-from experiments.results import mean_of
+from experiments.benchmarks import continuous, cuda, pcd_epoch, speed, throughput
+from experiments.results import BETWEEN_SEEDS, mean_of
 from genmodels.likelihood import Estimate
 
 RESULTS = Path(__file__).parent.parent / "experiments" / "results"
@@ -169,6 +169,16 @@ def test_speed(tmp_path: Path) -> None:
     assert "gibbs, sklearn" in (tmp_path / "bench_cpu.md").read_text()
 
 
+def test_throughput(tmp_path: Path) -> None:
+    metrics = check_shape(throughput.main(smoke=True, results=tmp_path))["metrics"]
+    assert metrics["pcd_batch_100_speed_of_2"]["value"] > 0
+    (name,) = (name for name in metrics if name.startswith("bytes per step: PCD"))
+    weights, biases, offsets, rest = 17 * 11, 17 + 11, 17 + 11, 4
+    assert metrics[name]["value"] == 4 * (weights + biases) + 8 * (offsets + rest)
+    assert metrics[name.replace("bytes", "messages")]["value"] == 2
+    assert "PCD, RBM of 11 | 215 | 2 |" in (tmp_path / "cost_model.md").read_text()
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_says_that_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -194,3 +204,5 @@ def test_different_bounds_are_not_averaged() -> None:
 def test_the_mean_of_seeds_has_the_error_of_the_mean() -> None:
     mean = mean_of([Estimate(-1.0, 0.3, "upper", "a", 5), Estimate(-2.0, 0.4, "upper", "a", 7)])
     assert (mean.value, mean.std_error, mean.samples) == (-1.5, pytest.approx(0.25), 12)
+    assert mean.diagnostics[BETWEEN_SEEDS] == pytest.approx(0.5)
+    assert mean_of([mean]).diagnostics == {}

@@ -93,27 +93,29 @@ def tune(model: VAE, x: Tensor, start: Start, num: int, seed: int) -> Annealing:
 def test_from_the_posterior_itself_every_chain_gives_the_evidence():
     model = linear()
     for exact in (None, (posterior(X).mean,)):
-        weights = latent_log_weights(model, X, Exact, coarse(), 5, zoo.generator(), exact=exact)
+        weights = latent_log_weights(model, X, Exact, coarse(), 5, generator=zoo.generator(), exact=exact)
         torch.testing.assert_close(weights, evidence(X).expand(5, -1), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("start", ["encoder", "prior"])
 def test_weights_are_unbiased_forwards_and_inverse_weights_backwards(start: str):
     model, randoms, num = linear(), zoo.generator(1), 8000
-    forward = latent_log_weights(model, X, starts(model)[start], coarse(), num, randoms)
+    forward = latent_log_weights(model, X, starts(model)[start], coarse(), num, generator=randoms)
     ratio = torch.exp(forward - evidence(X))
     assert float(zoo.z_scores(ratio, 1.0).abs().max()) < 5.5
     assert float(zoo.z_scores(ratio, 1.2).abs().max()) > 7
     rows = X.repeat(num, 1)
     exact = Exact(rows).draw(randoms)[0]
     for moved, test in ((0.0, lambda z: z < 5.5), (2.0, lambda z: z > 7)):
-        reverse = latent_log_weights(model, rows, starts(model)[start], coarse(), 1, randoms, exact=(exact + moved,))
+        reverse = latent_log_weights(
+            model, rows, starts(model)[start], coarse(), 1, generator=randoms, exact=(exact + moved,)
+        )
         inverse = torch.exp(evidence(rows) - reverse[0]).view(num, -1)
         assert test(float(zoo.z_scores(inverse, 1.0).abs().max()))
 
 
 def test_a_wrong_density_of_the_start_shows():
-    weights = latent_log_weights(linear(), X, Mislabelled, coarse(), 3, zoo.generator())
+    weights = latent_log_weights(linear(), X, Mislabelled, coarse(), 3, generator=zoo.generator())
     assert float((weights - evidence(X)).abs().min()) > 0.04
 
 
@@ -163,7 +165,7 @@ def test_a_deep_model_against_quadrature():
     # An encoder that has learned nothing may be too narrow for the weights to have a variance; the prior never is.
     start = starts(model)["prior"]
     annealing = tune(model, x, start, 6, seed=9)
-    weights = latent_log_weights(model, x, start, annealing, 2000, zoo.generator(10))
+    weights = latent_log_weights(model, x, start, annealing, 2000, generator=zoo.generator(10))
     assert float(zoo.z_scores(torch.exp(weights - exact), 1.0).abs().max()) < 5.5
     assert float(zoo.z_scores(torch.exp(weights - exact), 1.2).abs().max()) > 7
 
@@ -171,10 +173,10 @@ def test_a_deep_model_against_quadrature():
 def test_memory_is_bounded_and_the_parts_fit_together(monkeypatch: pytest.MonkeyPatch):
     model, x, sizes = linear(), X.repeat(5, 1), []
     monkeypatch.setattr(sys.modules[LatentPath.__module__], "MAX_CHAINS", 8)
-    weights = latent_log_weights(model, x, Exact, coarse(), 3, zoo.generator())
+    weights = latent_log_weights(model, x, Exact, coarse(), 3, generator=zoo.generator())
     torch.testing.assert_close(weights, evidence(x).expand(3, -1))
     weights = latent_log_weights(
-        model, x, lambda rows: sizes.append(len(rows)) or Exact(rows), coarse(), 20, zoo.generator()
+        model, x, lambda rows: sizes.append(len(rows)) or Exact(rows), coarse(), 20, generator=zoo.generator()
     )
     torch.testing.assert_close(weights, evidence(x).expand(20, -1))
     assert max(sizes) == 8

@@ -344,7 +344,7 @@ def test_few_chains_of_a_large_machine_take_the_rounded_path():
     model, base = RBM(Bernoulli(331), Bernoulli(211)), torch.zeros(331)
 
     def kind(num_chains: int, precision: Precision) -> type:
-        return type(annealed._path(model, base, uniform(2), num_chains, 1, precision))
+        return type(annealed.annealing_path(model, base, uniform(2), num_chains, 1, precision))
 
     assert kind(9, "auto") is (RoundedPath if is_narrow(model, "auto") else MarginalPath)
     assert kind(annealed.FEW_CHAINS + 1, "auto") is kind(9, "float32") is MarginalPath
@@ -416,7 +416,7 @@ def test_every_temperature_takes_its_transitions(num_steps: int):
 @torch.no_grad()
 @pytest.mark.parametrize("num", [3, 4, 5, 8])
 def test_chains_run_in_groups_of_bounded_size(num: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("genmodels.likelihood.groups.MAX_PARALLEL_CHAINS", 4)
+    monkeypatch.setattr("genmodels.groups.MAX_PARALLEL_CHAINS", 4)
     model, betas = tiny("Bernoulli", "Gaussian"), uniform(5)
     base, path, x, sizes = base_of(model), path_of(model), some_states(model.visible, num), []
     randoms = generator()

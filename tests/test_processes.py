@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +18,9 @@ from genmodels.cli import main
 from genmodels.commands import train
 from genmodels.data import load
 from genmodels.fit import CHECKPOINT, METRICS, fit
+from genmodels.groups import Rows, in_groups
 from genmodels.interface import default_generator
 from genmodels.likelihood import log_likelihood
-from genmodels.likelihood.groups import in_groups
 from genmodels.metrics import MetricsFile
 from genmodels.objectives import Objective, pcd
 from genmodels.processes import launch
@@ -41,7 +43,7 @@ class Line(nn.Module):
         self.slope = nn.Parameter(torch.zeros(2, dtype=torch.float64))
 
 
-class Rows:
+class Plane:
     def __len__(self) -> int:
         return len(ROWS)
 
@@ -60,7 +62,7 @@ def least_squares(model: Line) -> Objective:
 
 def descend(out: Path) -> None:
     model = Line()
-    fit(model, least_squares(model), Rows(), EXACT, out=out, processes=launch("cpu", "64-true"))
+    fit(model, least_squares(model), Plane(), EXACT, out=out, processes=launch("cpu", "64-true"))
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +150,7 @@ def test_a_run_of_two_goes_on_with_another_number(tmp_path: Path, size: int) -> 
     assert [record["epoch"] for record in MetricsFile(out / METRICS).read()] == list(range(1, 51))
 
 
-def _train_until(out: Path, step: int) -> int:
+def _train_until(out: Path, step: int, flags: Sequence[str] = RBM_FLAGS) -> int:
     """The status of a training that only this process's fellow asks to stop, after so many steps."""
     build = runs.build_objective
 
@@ -163,7 +165,7 @@ def _train_until(out: Path, step: int) -> int:
         return objective._replace(step=stepped)
 
     runs.build_objective = stopping
-    return command(*RBM_FLAGS, "--out", str(out))
+    return command(*flags, "--out", str(out))
 
 
 def test_stopped_and_resumed_by_two_it_ends_the_same(pair: Path, tmp_path: Path) -> None:
@@ -185,14 +187,25 @@ def test_torchrun_takes_a_run_up_after_a_worker_was_lost(tmp_path: Path) -> None
     assert commands(2, *RBM_FLAGS, "--out", out) == [2, 2]
 
 
-def test_a_vae_on_two_processes(tmp_path: Path) -> None:
-    out = tmp_path / "vae"
-    flags = ["--latent", "2", "--hidden", "7", "--epochs", "4", "--warm-up", "5"]
-    assert commands(2, "train", "vae", *BARS[:4], "--device", "cpu", *flags, "--out", out) == [0, 0]
-    tensors = load_checkpoint(out / CHECKPOINT).tensors
-    assert tensors["objective.step"].item() == 12
-    records = MetricsFile(out / METRICS).read()
-    assert records[-1]["valid_elbo"] > records[0]["valid_elbo"]
+DIRECTED = {
+    "vae": ["--latent", "2", "--hidden", "7", "--warm-up", "5"],
+    "target-prop": ["--sizes", "7", "3", "--batch-size", "10"],
+}
+
+
+@pytest.mark.parametrize("model", DIRECTED)
+def test_models_with_a_decoder_train_on_two_processes_and_go_on_with_one_or_three(tmp_path: Path, model: str) -> None:
+    out, others = tmp_path / "two", tmp_path / "three"
+    flags = ["train", model, *BARS[:4], "--device", "cpu", "--epochs", "8", *DIRECTED[model]]
+    assert together(2, _train_until, out, 7, flags) == [143, 143]
+    shutil.copytree(out, others)
+    for size, folder in ((1, out), (3, others)):
+        assert commands(size, "train", "--resume", folder) == [0] * size
+        checkpoint = load_checkpoint(folder / CHECKPOINT)
+        assert (checkpoint.meta.get("processes", 1), checkpoint.meta["step"]) == (size, 24)
+        records = MetricsFile(folder / METRICS).read()
+        assert [record["epoch"] for record in records] == list(range(1, 9))
+        assert records[-1]["valid_elbo"] > records[0]["valid_elbo"] + 0.1
 
 
 @pytest.fixture(scope="module")
@@ -227,14 +240,17 @@ def test_the_bracket_does_not_depend_on_the_number_of_processes(estimates: dict[
 
 
 def test_groups_draw_their_own_numbers() -> None:
-    def work(numbers: Tensor, generator: torch.Generator) -> Tensor:
-        return numbers + torch.rand(len(numbers), dtype=torch.float64, generator=generator)
+    def work(numbers: Tensor, generator: torch.Generator) -> Rows:
+        return (numbers + torch.rand(len(numbers), dtype=torch.float64, generator=generator),)
 
-    found = in_groups(11, 3, default_generator(0), work)
+    def drawn(seed: int) -> Tensor:
+        return in_groups(11, 3, default_generator(seed), work)[0]
+
+    found = drawn(0)
     assert torch.equal(found.floor(), torch.arange(11, dtype=torch.float64))
     assert len({round(value, 12) for value in (found - found.floor()).tolist()}) == 11
-    assert torch.equal(found, in_groups(11, 3, default_generator(0), work))
-    assert not torch.equal(found, in_groups(11, 3, default_generator(1), work))
+    assert torch.equal(found, drawn(0))
+    assert not torch.equal(found, drawn(1))
     with pytest.raises(BadInput, match="A group has"):
         in_groups(11, 0, default_generator(0), work)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from genmodels import AutoEncoderStack
 from genmodels.cli import main
 from genmodels.families import target_prop
 from genmodels.runs import load_model
+from tests.command_line import drawn, evaluated, is_normalised_lower_bound, refused, said
 
 TRAIN = ["--data", "bars-and-stripes", "--epochs", "3", "--device", "cpu", "--sizes", "5", "4", "3"]
 PICTURES = ("samples.png", "film_strip.png", "rates.png", "curves.png")
@@ -29,19 +29,6 @@ def run(tmp_path_factory) -> Path:
     return train(tmp_path_factory.mktemp("runs") / "stack", "--inner", "6", "0", "7")
 
 
-def said(capsys, *arguments: object) -> str:
-    capsys.readouterr()
-    assert main([str(argument) for argument in arguments]) == 0
-    out, err = capsys.readouterr()
-    assert err == ""
-    return out
-
-
-def refused(capsys, *arguments: object) -> str:
-    assert main([str(argument) for argument in arguments]) == 2
-    return capsys.readouterr().err
-
-
 def test_a_run_holds_its_pictures_and_curves(run: Path) -> None:
     assert {path.name for path in run.iterdir()} >= {"checkpoint.safetensors", *PICTURES}
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -54,18 +41,12 @@ def test_a_run_holds_its_pictures_and_curves(run: Path) -> None:
 @pytest.mark.parametrize("method", ["auto", "elbo", "ais"])
 def test_evaluate_gives_a_lower_bound(capsys, run: Path, method: str) -> None:
     flags = ["--method", method, "--num-samples", "20", "--num-temperatures", "4", "--num-chains", "3"]
-    report = json.loads(said(capsys, "evaluate", run, *flags, "--num-examples", "10", "--json"))
-    assert report["lower"] == report["log_likelihood"]
-    assert (report["lower"]["bound"], report["upper"], report["log_z"]["value"]) == ("lower", None, 0.0)
-    assert np.isfinite(report["lower"]["value"])
+    assert is_normalised_lower_bound(evaluated(capsys, run, *flags, "--num-examples", "10"))
 
 
-def test_sample_draws_runs_chains_and_fills_in(capsys, run: Path, tmp_path: Path) -> None:
-    flags = ["--num", "6", "--num-steps", "3", "--out", tmp_path / "s.png", "--save", tmp_path / "s.npz"]
-    for more in ([], ["--from-data"], ["--inpaint", "upper"]):
-        said(capsys, "sample", run, *flags, *more)
-        with np.load(tmp_path / "s.npz") as saved:
-            assert all(saved[name].shape == (6, 16) for name in saved.files)
+@pytest.mark.parametrize("flags", [[], ["--from-data"], ["--inpaint", "upper"]])
+def test_sample_draws_runs_chains_and_fills_in(capsys, run: Path, tmp_path: Path, flags: list[str]) -> None:
+    assert [values.shape for values in drawn(capsys, run, tmp_path, *flags).values()] == [(6, 16)] * 2
 
 
 def test_plot_takes_a_finished_run_up(capsys, run: Path) -> None:
@@ -78,8 +59,7 @@ def test_plot_takes_a_finished_run_up(capsys, run: Path) -> None:
 )
 def test_other_ways_run(capsys, tmp_path: Path, flags: list[str]) -> None:
     out = train(tmp_path / "run", *flags)
-    report = json.loads(said(capsys, "evaluate", out, "--num-samples", "20", "--num-examples", "5", "--json"))
-    assert np.isfinite(report["lower"]["value"])
+    assert is_normalised_lower_bound(evaluated(capsys, out, "--num-samples", "20", "--num-examples", "5"))
     if "binary" in flags:
         assert "real units" in refused(capsys, "evaluate", out, "--method", "ais")
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from genmodels.boltzmann import LayeredBoltzmann
 from genmodels.data import DataSet, load
 from genmodels.errors import BadInput
 from genmodels.families import FAMILIES
@@ -22,9 +21,6 @@ from genmodels.run_config import RunConfig
 from genmodels.runs import load_model, stored_step
 from genmodels.tables import print_estimates
 
-GROUP_SIZE = 20
-"""Chains in a group, where several processes share them."""
-
 
 def run(flags: Evaluate) -> None:
     """Print the likelihood, and keep it in the run's folder for `genmodels plot`."""
@@ -32,8 +28,7 @@ def run(flags: Evaluate) -> None:
     step = stored_step(flags.path)
     data = load(config.data, key=config.key) if flags.data is None else load(flags.data, key=flags.key)
     processes = launch(flags.device, "32-true", flags.devices, flags.num_nodes)
-    if processes.size > 1:
-        flags = _shared(flags, config)
+    flags = replace(flags, group_size=processes.group_size(flags.group_size))
     report = _report(flags, model, config, data, processes.fabric.device)
     if not processes.is_first:
         return
@@ -44,13 +39,6 @@ def run(flags: Evaluate) -> None:
     else:
         _print_report(f"{config.model} on {data.name}, {flags.split}, {report.num_examples} examples", report)
     write_estimates(flags.path if flags.path.is_dir() else flags.path.parent, report.rows(), result | made)
-
-
-def _shared(flags: Evaluate, config: RunConfig) -> Evaluate:
-    """The flags of an evaluation by several processes."""
-    if not issubclass(FAMILIES[config.model].model, LayeredBoltzmann):
-        raise BadInput(f"Processes share the chains of Boltzmann machines: evaluate a {config.model} with --devices 1.")
-    return replace(flags, group_size=GROUP_SIZE if flags.group_size is None else flags.group_size)
 
 
 def _report(flags: Evaluate, model: Any, config: RunConfig, data: DataSet, device: torch.device) -> LikelihoodReport:

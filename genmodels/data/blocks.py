@@ -36,11 +36,11 @@ class BlockRows:
         window: int = WINDOW,
     ):
         self._paths = _files(paths)
-        maps = [_opened(path) for path in self._paths]
+        maps = [opened(path) for path in self._paths]
         shapes = {(array.shape[1:], array.dtype.str) for array in maps}
         if len(shapes) > 1:
             raise BadInput(f"The files from {self._paths[0]} on hold rows of several shapes or types: save them alike.")
-        self.num_features = int(np.prod(maps[0].shape[1:]))
+        self.num_features, self.dtype = int(np.prod(maps[0].shape[1:])), maps[0].dtype
         self._scale, self._window = scale, max(1, window)
         self._rows = max(1, block_bytes // max(1, maps[0][:1].nbytes))
         starts = [(i, at) for i, array in enumerate(maps) for at in range(0, len(array), self._rows)]
@@ -82,13 +82,13 @@ class BlockRows:
             if len(self._held) >= self._window:
                 self._held.popitem(last=False)
             file, start, end = self._blocks[block]
-            self._held[block] = _copied(_opened(self._paths[file])[start:end])
+            self._held[block] = _copied(opened(self._paths[file])[start:end])
         self._held.move_to_end(block)
         return self._held[block]
 
     def _read(self, block: int, rows: Tensor) -> Tensor:
         file, start, _ = self._blocks[block]
-        return _copied(_opened(self._paths[file])[start + rows.numpy()]).float()
+        return _copied(opened(self._paths[file])[start + rows.numpy()]).float()
 
 
 def _files(paths: Path | Sequence[Path]) -> list[Path]:
@@ -100,7 +100,7 @@ def _files(paths: Path | Sequence[Path]) -> list[Path]:
     return files
 
 
-def _opened(path: Path) -> Any:
+def opened(path: Path) -> Any:
     """The file's array as a memory map, which ends with the last view of it."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)

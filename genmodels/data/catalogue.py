@@ -120,7 +120,8 @@ def load(name_or_path: str, *, key: str | None = None) -> DataSet:
     """A named data set, or a user's own file or folder.
 
     Args:
-        name_or_path: one of `names()`; or a .npy, .npz, .csv, .mat or idx file, or a folder of grey images of one size.
+        name_or_path: one of `names()`; or a .npy, .npz, .csv, .mat or idx file, or a folder of grey images of one size, or one
+            of .npy files named by their split (train-00.npy, ..., valid.npy, test.npy), read in blocks.
             A name goes before a file of the same name. Files of named sets are looked for in the folder that the
             environment variable GENMODELS_DATA names, then in the download cache, then at their public home, and
             are refused unless their sha256 is right.

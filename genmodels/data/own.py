@@ -10,6 +10,7 @@ from genmodels.data import draws
 from genmodels.data.checks import as_rows, labels_found, source_of, to_values
 from genmodels.data.examples import DataSet, Examples
 from genmodels.data.readers import read_arrays
+from genmodels.data.sharded import load_sharded
 from genmodels.errors import BadInput
 
 Rows = Shaped[Tensor, "_ d"]
@@ -20,10 +21,14 @@ def load_own(path: Path, key: str | None = None) -> DataSet:
 
     An .npz with arrays train, valid and test keeps these splits; with train and test only, a tenth of train becomes
     valid. Anything else is split 80 / 10 / 10 per cent. Both use the fixed permutation of seed 0, so that a file
-    always gives the same splits.
+    always gives the same splits. A folder of .npy files is `load_sharded`'s.
     """
     if "-idx1" in path.name or "-labels-" in path.name:
         raise labels_found(str(path))
+    if path.is_dir() and any(path.glob("*.npy")):
+        if key is not None:
+            raise BadInput(f"{path} holds arrays without names: leave the key {key!r} out.")
+        return load_sharded(path)
     arrays = read_arrays(path, key)
     shaped = {split: as_rows(array, source_of(path, split)) for split, array in arrays.items()}
     sizes = {(rows.shape[1], image_shape) for rows, image_shape in shaped.values()}

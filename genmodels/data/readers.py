@@ -16,7 +16,7 @@ from genmodels.errors import BadInput
 Array = Shaped[np.ndarray, "..."]
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".webp"}
-FORMATS = "a .npy, .npz, .csv, .mat or idx file or a folder of images"
+FORMATS = "a .npy, .npz, .csv, .mat or idx file or a folder of images or .npy files"
 
 
 def read_arrays(path: Path, key: str | None = None) -> dict[str, Array]:

@@ -14,8 +14,8 @@ from genmodels.boltzmann import LayeredBoltzmann
 from genmodels.chains import film, half_to_fill, independent_start, run_chains, start_at
 from genmodels.data import DataSet
 from genmodels.dbm import DBM
-from genmodels.families.common import device_of, first_rows, image_shape
-from genmodels.families.family import Drawn
+from genmodels.families.common import device_of, image_shape
+from genmodels.families.family import Drawn, Wanted
 from genmodels.flags import Evaluate, Sample
 from genmodels.flags.boltzmann import TrainBoltzmann
 from genmodels.interface import default_generator
@@ -31,16 +31,14 @@ NUM_SAMPLES = 100
 NUM_STEPS = 1000
 
 
-def sample(model: LayeredBoltzmann, config: RunConfig, flags: Sample) -> Drawn:
+def sample(model: LayeredBoltzmann, config: RunConfig, flags: Sample, wanted: Wanted) -> Drawn:
     """Where block Gibbs chains end, started from the biases or from data, parts of them held if wanted."""
-    device = model.biases[0].device
-    generator = default_generator(flags.seed, device)
-    start, held = independent_start(model, flags.num, generator=generator), None
+    x, generator = wanted.rows, wanted.generator
+    start, held = independent_start(model, wanted.num, generator=generator), None
     title = f"{flags.num} chains after {flags.num_steps:,} sweeps"
-    if flags.from_data or flags.inpaint is not None:
-        x = first_rows(flags, config).to(device)
+    if x is not None:
         if flags.inpaint is not None:
-            filled = half_to_fill(image_shape(config), flags.inpaint, device)
+            filled = half_to_fill(image_shape(config), flags.inpaint, x.device)
             held = ~filled
             x = x if flags.from_data else torch.where(filled, start[0], x)
             title += f", the {flags.inpaint} half filled in"

@@ -33,6 +33,7 @@ def settings_from(flags: TrainModel, num_rows: int, *, learning_rate: float) -> 
         seed=flags.seed,
         device=flags.device,
         precision=flags.precision,
+        accumulate=flags.accumulate,
         snapshots=flags.snapshots,
         keep_last=flags.keep_last,
         best_by=flags.best_by,
@@ -45,8 +46,10 @@ def device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def first_rows(flags: Sample, config: RunConfig) -> Tensor:
-    """The first `flags.num` rows of the wanted split."""
+def first_rows(flags: Sample, config: RunConfig) -> Tensor | None:
+    """The first `flags.num` rows of the wanted split, where draws start at them or fill them in."""
+    if not flags.from_data and flags.inpaint is None:
+        return None
     rows = load(config.data, key=config.key).split(flags.split).fixed()
     if flags.num > len(rows):
         raise BadInput(f"The {flags.split} split has {len(rows)} rows to start from: lower --num from {flags.num}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -14,8 +15,8 @@ from genmodels.chains import half_to_fill
 from genmodels.dae import DAE
 from genmodels.data import DataSet, load
 from genmodels.errors import BadInput
-from genmodels.families.common import device_of, first_rows, image_shape, settings_from
-from genmodels.families.family import Drawn, Family
+from genmodels.families.common import device_of, image_shape, settings_from
+from genmodels.families.family import Drawn, Family, Wanted
 from genmodels.flags import Evaluate, Sample
 from genmodels.flags.dae import TrainDae
 from genmodels.interface import check_width, default_generator
@@ -58,17 +59,14 @@ def starts(model: DAE, num: int, generator: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def sample(model: DAE, config: RunConfig, flags: Sample) -> Drawn:
+def sample(model: DAE, config: RunConfig, flags: Sample, wanted: Wanted) -> Drawn:
     """Where walk-back chains end, started from noise or from data, parts of them held if wanted."""
-    device = device_of(model)
-    generator = default_generator(flags.seed, device)
-    x, held = starts(model, flags.num, generator), None
+    generator, rows = wanted.generator, wanted.rows
+    x, held = starts(model, wanted.num, generator), None
     title = f"{flags.num} chains after {flags.num_steps:,} walk-back steps"
-    if flags.from_data or flags.inpaint is not None:
-        rows = first_rows(flags, config).to(device)
+    if rows is not None:
         if flags.inpaint is not None:
-            filled = half_to_fill(image_shape(config), flags.inpaint, device)
-            held = ~filled
+            held = ~half_to_fill(image_shape(config), flags.inpaint, rows.device)
             title += f", the {flags.inpaint} half filled in"
         x = rows if flags.from_data or held is None else torch.where(held, rows, x)
     x = run(
@@ -100,8 +98,9 @@ def evaluate(model: DAE, x: Tensor, data: DataSet, flags: Evaluate) -> Likelihoo
     rows = data.train.fixed().to(device)
     start = rows[torch.randint(len(rows), (chains,), generator=generator, device=device)]
     steps = max(1, flags.num_samples // chains)
-    fields = chain_fields(model, start, steps, burn_in=BURN_IN, generator=generator, progress=bar)
-    found = csl(model.observed, x, fields, progress=bar)
+    shared: dict[str, Any] = {"group_size": flags.group_size, "progress": bar}
+    fields = chain_fields(model, start, steps, burn_in=BURN_IN, generator=generator, **shared)
+    found = csl(model.observed, x, fields, **shared)
     normalised = Estimate(0.0, 0.0, "exact", "normalised by its making", 1)
     few = found.diagnostics["ess"] < 10
     warnings = ("Few states of the chain explain a row: CSL is far below the truth; add --num-samples.",) if few else ()

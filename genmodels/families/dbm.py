@@ -64,7 +64,15 @@ def evaluate(model: DBM, x: Tensor, data: DataSet, flags: Evaluate) -> Likelihoo
         return annealed(model, x, data, flags, flags.method)
     report = annealed(model, x, data, flags, "ais")
     generator = default_generator(flags.seed, device_of(model))
-    return importance_weighted(report, model, x, num_samples=flags.num_samples, generator=generator, progress=bar)
+    return importance_weighted(
+        report,
+        model,
+        x,
+        num_samples=flags.num_samples,
+        group_size=flags.group_size,
+        generator=generator,
+        progress=bar,
+    )
 
 
 DBM_FAMILY = Family(

@@ -16,8 +16,8 @@ from genmodels import code_plots, plots
 from genmodels.chains import half_to_fill
 from genmodels.data import DataSet, load
 from genmodels.errors import BadInput
-from genmodels.families.common import device_of, first_rows, image_shape
-from genmodels.families.family import Drawn
+from genmodels.families.common import device_of, image_shape
+from genmodels.families.family import Drawn, Wanted
 from genmodels.flags import Evaluate, Sample
 from genmodels.interface import check_width, default_generator
 from genmodels.likelihood import Annealing, Estimate, LikelihoodReport, elbo, importance_bound, latent_ais
@@ -33,19 +33,17 @@ RATE_ROWS = 1000
 _CHAINS, _TEMPERATURES = 16, 1000
 
 
-def sample(model: Any, config: RunConfig, flags: Sample) -> Drawn:
+def sample(model: Any, config: RunConfig, flags: Sample, wanted: Wanted) -> Drawn:
     """Independent draws; or the missing halves of images, by a chain over them and the code."""
-    device = device_of(model)
-    generator = default_generator(flags.seed, device)
     if flags.inpaint is not None:
-        x = first_rows(flags, config).to(device)
-        held = ~half_to_fill(image_shape(config), flags.inpaint, device)
-        noise = model.sample(len(x), generator=generator)[0]
-        start = torch.where(held, x, x if flags.from_data else noise)
-        return _filled(model, start, held, flags, generator)
+        assert wanted.rows is not None
+        held = ~half_to_fill(image_shape(config), flags.inpaint, wanted.rows.device)
+        noise = model.sample(wanted.num, generator=wanted.generator)[0]
+        start = torch.where(held, wanted.rows, wanted.rows if flags.from_data else noise)
+        return _filled(model, start, held, flags, wanted.generator)
     if flags.from_data:
         raise BadInput("Draws of this model are independent and start nowhere: --from-data goes with --inpaint.")
-    states, *z = model.sample(flags.num, generator=generator)
+    states, *z = model.sample(wanted.num, generator=wanted.generator)
     return Drawn(states, model.observed_mean(tuple(z)), f"{flags.num} independent draws")
 
 
@@ -73,7 +71,7 @@ def evaluate(model: Any, x: Tensor, data: DataSet, flags: Evaluate) -> Likelihoo
 
 
 def _estimate(model: Any, x: Tensor, flags: Evaluate, generator: torch.Generator) -> Estimate:
-    common: dict[str, Any] = {"generator": generator, "progress": bar}
+    common: dict[str, Any] = {"group_size": flags.group_size, "generator": generator, "progress": bar}
     if flags.method == "elbo":
         return elbo(model, x, num_samples=flags.num_samples, **common)
     if flags.method in ("auto", "iwae"):
@@ -81,7 +79,8 @@ def _estimate(model: Any, x: Tensor, flags: Evaluate, generator: torch.Generator
     if flags.method == "ais":
         temperatures = _TEMPERATURES if flags.num_temperatures is None else flags.num_temperatures
         chains = _CHAINS if flags.num_chains is None else flags.num_chains
-        annealing = Annealing.tune(model, x, model.encode, num_temperatures=temperatures, **common)
+        tuning: dict[str, Any] = {"generator": generator, "progress": bar}
+        annealing = Annealing.tune(model, x, model.encode, num_temperatures=temperatures, **tuning)
         return latent_ais(model, x, model.encode, annealing, num_chains=chains, **common)
     raise BadInput(f"This model's latents are not enumerated: use --method elbo, iwae or ais, not {flags.method}.")
 

@@ -28,6 +28,15 @@ class Drawn(NamedTuple):
     title: str
 
 
+class Wanted(NamedTuple):
+    """Some of the draws that a command asks for, and what they start from."""
+
+    num: int
+    rows: Float[Tensor, "n d"] | None
+    """The rows of the data that these draws start at or fill in, where the command asks for it."""
+    generator: torch.Generator
+
+
 @dataclass(frozen=True)
 class Family:
     """A model and what its verbs do: train, sample, evaluate and plot."""
@@ -40,8 +49,8 @@ class Family:
     """run_config(flags, data): the run that the flags of its training describe."""
     initialise: Callable[[Any, Tensor], None]
     """initialise(model, x): what is set from the training data before the first step."""
-    sample: Callable[[Any, RunConfig, Sample], Drawn]
-    """sample(model, config, flags): draws, on the model's device."""
+    sample: Callable[[Any, RunConfig, Sample, Wanted], Drawn]
+    """sample(model, config, flags, wanted): draws, on the model's device."""
     evaluate: Callable[[Any, Tensor, DataSet, Evaluate], LikelihoodReport]
     """evaluate(model, x, data, flags): the mean log-likelihood of the rows x of the data set."""
     pictures: Callable[[Any, RunConfig, torch.Generator, Progress], dict[str, Figure]]

@@ -11,7 +11,7 @@ from genmodels.code_encoders import CodeEncoder, GainTanh, Lista
 from genmodels.data import DataSet
 from genmodels.families import directed, sparse_coding
 from genmodels.families.common import settings_from
-from genmodels.families.family import Drawn, Family
+from genmodels.families.family import Drawn, Family, Wanted
 from genmodels.flags import Evaluate, Sample
 from genmodels.flags.psd import TrainPsd
 from genmodels.likelihood import LikelihoodReport
@@ -43,9 +43,9 @@ def run_config(flags: TrainPsd, data: DataSet) -> RunConfig:
     )
 
 
-def sample(model: PSD, config: RunConfig, flags: Sample) -> Drawn:
+def sample(model: PSD, config: RunConfig, flags: Sample, wanted: Wanted) -> Drawn:
     """Independent draws of the generative part."""
-    return directed.sample(model.generative, config, flags)
+    return directed.sample(model.generative, config, flags, wanted)
 
 
 def evaluate(model: PSD, x: Tensor, data: DataSet, flags: Evaluate) -> LikelihoodReport:

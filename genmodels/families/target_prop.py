@@ -13,11 +13,10 @@ from genmodels import plots
 from genmodels.data import DataSet, load
 from genmodels.errors import BadInput
 from genmodels.families import directed
-from genmodels.families.common import device_of, first_rows, settings_from
-from genmodels.families.family import Drawn, Family
+from genmodels.families.common import device_of, settings_from
+from genmodels.families.family import Drawn, Family, Wanted
 from genmodels.flags import Evaluate, Sample
 from genmodels.flags.target_prop import TrainTargetProp
-from genmodels.interface import default_generator
 from genmodels.layers import visible_layer
 from genmodels.likelihood import LikelihoodReport, chain_fields
 from genmodels.objectives.target_prop import Loops
@@ -81,13 +80,12 @@ def _objective(flags: TrainTargetProp) -> tuple[str, dict[str, Any]]:
 
 
 @torch.no_grad()
-def sample(model: AutoEncoderStack, config: RunConfig, flags: Sample) -> Drawn:
+def sample(model: AutoEncoderStack, config: RunConfig, flags: Sample, wanted: Wanted) -> Drawn:
     """Independent draws; chains up and down the stack from rows of the data; or the missing halves of images."""
-    if not flags.from_data or flags.inpaint is not None:
-        return directed.sample(model, config, flags)
-    device = device_of(model)
-    generator, chain = default_generator(flags.seed, device), StackChain(model)
-    x = first_rows(flags, config).to(device)
+    if wanted.rows is None or flags.inpaint is not None:
+        return directed.sample(model, config, flags, wanted)
+    generator, chain = wanted.generator, StackChain(model)
+    x = wanted.rows
     x = run(walk_back(chain), x, flags.num_steps - 1, generator=generator, track=lambda n: bar(n, "up and down"))
     field = chain.reconstruct(chain.corrupt(x, chain.corruption_noise(x, generator)))
     x = chain.draw(field, chain.reconstruction_noise(x, generator))

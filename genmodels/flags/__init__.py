@@ -69,6 +69,13 @@ class Sample:
     """The half of each image to fill in; the other half is held at rows of the data."""
     split: Literal["train", "valid", "test"] = "test"
     """The rows to start at or to fill in."""
+    group_size: OptionalInt = None
+    """Draws or chains in a group: a group has random numbers of its own, so that the draws are the same on any number of
+    processes; by default 20 on several, and on one all together."""
+    devices: int = 1
+    """Processes that share the draws or chains, on this machine; on GPUs one each."""
+    num_nodes: int = 1
+    """Machines that share them, each with so many processes; start the same command on all of them."""
     seed: int = 0
     """Seed of the chains."""
     device: str = "auto"
@@ -105,10 +112,10 @@ class Evaluate:
     num_steps: int = 1
     """Gibbs sweeps per temperature."""
     group_size: OptionalInt = None
-    """Chains in a group, for Boltzmann machines: a group has random numbers of its own, so that the estimate is the same on
-    any number of processes; by default 20 on several, and on one all together."""
+    """Annealing chains in a group, or examples where each has its own draws: a group has random numbers of its own, so that
+    the estimate is the same on any number of processes; by default 20 on several, and on one all together."""
     devices: int = 1
-    """Processes that share the chains of a Boltzmann machine, on this machine; on GPUs one each."""
+    """Processes that share the chains or examples, on this machine; on GPUs one each."""
     num_nodes: int = 1
     """Machines that share them, each with so many processes; start the same command on all of them."""
     seed: int = 0

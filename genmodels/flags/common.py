@@ -40,8 +40,11 @@ class TrainModel:
     """How the learning rate falls to 0."""
     average: float = 0.999
     """Decay per update of the running average of the weights, which becomes the model; 0 for none."""
-    precision: Literal["32-true", "64-true"] = "32-true"
-    """Precision of the arithmetic, in bits."""
+    accumulate: int = 1
+    """Parts in which every batch is gone through, one after the other: less memory, the same update."""
+    precision: Literal["32-true", "64-true", "bf16-mixed"] = "32-true"
+    """Precision of the arithmetic, in bits. With bf16-mixed, networks compute in bfloat16; densities, energies and
+    log-weights stay in float32, and models without networks refuse it."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 (and so on) or mps."""
     seed: int = 0

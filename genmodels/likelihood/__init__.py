@@ -8,6 +8,7 @@ from genmodels.likelihood.latent_ais import Annealing, Sandwich, latent_ais, lat
 from genmodels.likelihood.probability_flow import probability_flow
 from genmodels.likelihood.pseudo import pseudo_likelihood
 from genmodels.likelihood.report import LikelihoodReport, bound_report, importance_weighted, log_likelihood
+from genmodels.likelihood.smc import smc_log_z
 from genmodels.likelihood.trajectory import TrajectoryLogZ, trajectory_log_z
 from genmodels.likelihood.variational import elbo, importance_bound, log_weights
 
@@ -36,5 +37,6 @@ __all__ = [
     "pseudo_likelihood",
     "raise_log_likelihood",
     "reverse_ais_log_z",
+    "smc_log_z",
     "trajectory_log_z",
 ]

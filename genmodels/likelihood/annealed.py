@@ -12,10 +12,10 @@ from torch import Tensor
 from genmodels.boltzmann import LayeredBoltzmann, is_narrow
 from genmodels.dbm import DBM
 from genmodels.errors import BadInput
+from genmodels.groups import Rows, in_groups
 from genmodels.interface import check_width, require
 from genmodels.likelihood.estimate import Bound, Estimate, effective_sample_size, log_mean_exp, log_mean_exp_error
 from genmodels.likelihood.exact import mean_free_energy
-from genmodels.likelihood.groups import in_groups
 from genmodels.progress import Progress, no_progress
 from genmodels.rbm import RBM
 from samplers import ais_log_weights, gibbs, reverse_ais_log_weights, run
@@ -161,13 +161,13 @@ def ais_log_z(
     Groups of `group_size` chains have random numbers of their own, and all processes of torch.distributed share them: the
     estimate is the same on any number of processes.
     """
-    path = _path(model, base_bias, betas, num_chains, num_steps, precision)
+    path = annealing_path(model, base_bias, betas, num_chains, num_steps, precision)
     track = _track(progress, "AIS")
 
-    def work(numbers: Tensor, generator: torch.Generator) -> Tensor:
-        return ais_log_weights(path, betas, len(numbers), generator=generator, num_steps=num_steps, track=track)
+    def work(numbers: Tensor, generator: torch.Generator) -> Rows:
+        return (ais_log_weights(path, betas, len(numbers), generator=generator, num_steps=num_steps, track=track),)
 
-    log_weight = in_groups(num_chains, group_size, generator, work)
+    (log_weight,) = in_groups(num_chains, group_size, generator, work)
     return _log_z(path.log_z0, log_weight, 1, "lower", f"AIS, {num_chains} chains × {len(betas) - 1} temperatures")
 
 
@@ -189,17 +189,17 @@ def reverse_ais_log_z(
     A stochastic upper bound on log Z if the chains have reached equilibrium (exact for rows drawn from the model), which
     no finite run proves: the method's name says how they were made. Grosse, Ghahramani and Adams (2015).
     """
-    path = _path(model, base_bias, betas, len(x), num_steps, precision)
+    path = annealing_path(model, base_bias, betas, len(x), num_steps, precision)
     check_width(x, model.units[0].size)
     kernel = gibbs(model.anneal(precision=precision))
 
-    def work(numbers: Tensor, generator: torch.Generator) -> Tensor:
+    def work(numbers: Tensor, generator: torch.Generator) -> Rows:
         start = (x[numbers], *(x.new_zeros(len(numbers), unit.size) for unit in model.units[1:]))
         chains = run(kernel, start, burn_in, generator=generator, track=_track(progress, "burn-in"))
         state = path.state(tuple(chains[i] for i in path.kept))
-        return _backwards(path, betas, state, generator, num_steps, progress, "reverse AIS")
+        return (_backwards(path, betas, state, generator, num_steps, progress, "reverse AIS"),)
 
-    log_weight = in_groups(len(x), group_size, generator, work)
+    (log_weight,) = in_groups(len(x), group_size, generator, work)
     made = (
         f"{len(x)} chains × {len(betas) - 1} temperatures, started {burn_in} sweeps from data and taken as equilibrium"
     )
@@ -232,16 +232,16 @@ def raise_log_likelihood(
     if not isinstance(model, (RBM, DBM)):
         raise BadInput(f"raise_log_likelihood takes an RBM or a DBM, not {type(model).__name__}.")
     check_width(x, model.units[0].size)
-    path = _path(model, base_bias, betas, num_examples * num_chains, num_steps, precision)
+    path = annealing_path(model, base_bias, betas, num_examples * num_chains, num_steps, precision)
     rows = torch.randperm(len(x), generator=generator, device=x.device)[:num_examples]
     layers = (x[rows], *_hidden_start(model, x[rows], generator))
     starts = [layers[i].repeat_interleave(num_chains, 0) for i in path.kept]
 
-    def work(numbers: Tensor, generator: torch.Generator) -> Tensor:
+    def work(numbers: Tensor, generator: torch.Generator) -> Rows:
         state = path.state(tuple(start[numbers] for start in starts))
-        return _backwards(path, betas, state, generator, num_steps, progress, "RAISE")
+        return (_backwards(path, betas, state, generator, num_steps, progress, "RAISE"),)
 
-    log_weight = in_groups(len(rows) * num_chains, group_size, generator, work)
+    (log_weight,) = in_groups(len(rows) * num_chains, group_size, generator, work)
     per_row = [log_mean_exp(-w) for w in log_weight.unflatten(0, (len(rows), num_chains))]
     shift = torch.tensor(per_row, dtype=torch.float64)
     mean = -mean_free_energy(model, x)[0] + float(shift.mean()) - path.log_z0
@@ -273,9 +273,10 @@ def _backwards(
     return reverse_ais_log_weights(path, betas, state, generator=generator, num_steps=num_steps, track=track)
 
 
-def _path(
+def annealing_path(
     model: LayeredBoltzmann, base_bias: Tensor, betas: Tensor, num_chains: int, num_steps: int, precision: Precision
 ) -> MarginalPath | RoundedPath:
+    """The path of `ais_log_z` at a precision, after a check of what it is to be annealed along."""
     require(model, LayeredBoltzmann, by="annealed importance sampling")
     if isinstance(model, RBM):
         model.check_normalisable()

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from genmodels.errors import BadInput
-from genmodels.interface import Denoiser, check_width
+from genmodels.groups import Rows, in_groups
+from genmodels.interface import Denoiser, check_width, default_generator
 from genmodels.likelihood.estimate import Estimate
 from genmodels.progress import Progress, no_progress
 from genmodels.units import Gaussian, Unit
@@ -27,24 +28,38 @@ def chain_fields(
     *,
     burn_in: int = 0,
     thin: int = 1,
+    group_size: int | None = None,
     generator: torch.Generator,
     progress: Progress = no_progress,
 ) -> Float[Tensor, "s c f"]:
-    """The parameters of P(x | x̃) at every `thin`-th step of walk-back chains after `burn_in` steps: what `csl` takes."""
-    x, fields = start, []
-    for step in progress(range(burn_in + num_steps), "walk-back"):
-        field = model.reconstruct(model.corrupt(x, model.corruption_noise(x, generator)))
-        if step >= burn_in and (step - burn_in) % thin == 0:
-            fields.append(field)
-        x = model.draw(field, model.reconstruction_noise(x, generator))
-    if not fields:
+    """The parameters of P(x | x̃) at every `thin`-th step of walk-back chains after `burn_in` steps: what `csl` takes.
+
+    Groups of `group_size` chains have random numbers of their own, and all processes of torch.distributed share them.
+    """
+    if num_steps < 1:
         raise BadInput("There must be at least one step after the burn-in.")
-    return torch.stack(fields)
+
+    def work(numbers: Tensor, generator: torch.Generator) -> Rows:
+        x, fields = start[numbers], []
+        for step in progress(range(burn_in + num_steps), "walk-back"):
+            field = model.reconstruct(model.corrupt(x, model.corruption_noise(x, generator)))
+            if step >= burn_in and (step - burn_in) % thin == 0:
+                fields.append(field)
+            x = model.draw(field, model.reconstruction_noise(x, generator))
+        return (torch.stack(fields, 1),)
+
+    (fields,) = in_groups(len(start), group_size, generator, work)
+    return fields.transpose(0, 1)
 
 
 @torch.no_grad()
 def csl(
-    observed: Unit, x: Float[Tensor, "n d"], fields: Float[Tensor, "s c f"], *, progress: Progress = no_progress
+    observed: Unit,
+    x: Float[Tensor, "n d"],
+    fields: Float[Tensor, "s c f"],
+    *,
+    group_size: int | None = None,
+    progress: Progress = no_progress,
 ) -> Estimate:
     """Mean over the rows of log (1/S) Σ_s P(x | x̃_s) for the S = s · c corrupted states of c stationary chains, nats per example.
 
@@ -53,11 +68,12 @@ def csl(
     x under that distribution, and it rises to it with S; slowly, where few states explain a row. `fields` holds the
     parameters of P(x | x̃_s), steps by chains. The standard error is that of the chains by the delta method, from their
     differences (of the states, for a single chain, as if they were independent); too small where few states carry the weight,
-    which the diagnostics' effective sample size shows.
+    which the diagnostics' effective sample size shows. All processes of torch.distributed share the rows, in groups of
+    `group_size`; nothing here is random.
     """
     check_width(x, observed.size)
     observed.check(x)
-    value, error, ess = _mean_log_mixture(observed, x, fields, progress)
+    value, error, ess = _mean_log_mixture(observed, x, fields, group_size, progress)
     steps, chains = fields.shape[:2]
     what = f"CSL, {chains} chains × {steps} states"
     return Estimate(value, error, "lower", what, steps * chains, {"ess": ess})
@@ -73,7 +89,7 @@ def parzen(x: Float[Tensor, "n d"], samples: Float[Tensor, "s d"], bandwidth: fl
     check_width(x, samples.shape[1])
     unit = Gaussian(x.shape[1]).to(x.device, torch.float64)
     unit.log_variance.fill_(2 * math.log(bandwidth))
-    value, error, ess = _mean_log_mixture(unit, x, samples[None], no_progress)
+    value, error, ess = _mean_log_mixture(unit, x, samples[None], None, no_progress)
     what = f"Parzen windows, {len(samples)} samples, bandwidth {bandwidth:.3g}"
     return Estimate(value, error, "none", what, len(samples), {"ess": ess})
 
@@ -85,27 +101,35 @@ def best_bandwidth(valid: Float[Tensor, "n d"], samples: Float[Tensor, "s d"], c
     return max(candidates, key=lambda bandwidth: parzen(valid, samples, bandwidth).value)
 
 
-def _mean_log_mixture(observed: Unit, x: Tensor, fields: Tensor, progress: Progress) -> tuple[float, float, float]:
+def _mean_log_mixture(
+    observed: Unit, x: Tensor, fields: Tensor, group_size: int | None, progress: Progress
+) -> tuple[float, float, float]:
     """Mean over rows of log (1/S) Σ_s P(x | s), its standard error, and the mean effective sample size of a row."""
     steps, chains = fields.shape[:2]
     flat = fields.flatten(0, 1).double()
     unit = _as_double(observed)
     normaliser = torch.cat([unit.log_partition(part) for part in flat.split(_BLOCK)])
-    share = flat.new_zeros(len(flat))
-    value, ess = 0.0, 0.0
-    for first in progress(range(0, len(x), _BLOCK), "rows of data"):
-        rows = x[first : first + _BLOCK].double()
-        log_p = unit.statistic(rows) @ flat.T + unit.log_base(rows)[:, None] - normaliser
-        total = torch.logsumexp(log_p, 1)
-        weight = torch.exp(log_p - total[:, None])
-        value += float(total.sum()) - len(rows) * math.log(len(flat))
-        ess += float((1 / weight.square().sum(1)).sum())
-        share += weight.sum(0)
+    blocks = x.split(_BLOCK if group_size is None else group_size)
+
+    def work(numbers: Tensor, generator: torch.Generator) -> Rows:
+        totals, ess, share = [], [], []
+        for i in progress(range(len(numbers)), "rows of data"):
+            rows = blocks[int(numbers[i])].double()
+            log_p = unit.statistic(rows) @ flat.T + unit.log_base(rows)[:, None] - normaliser
+            total = torch.logsumexp(log_p, 1)
+            weight = torch.exp(log_p - total[:, None])
+            totals.append(total.sum())
+            ess.append((1 / weight.square().sum(1)).sum())
+            share.append(weight.sum(0))
+        return torch.stack(totals), torch.stack(ess), torch.stack(share)
+
+    shared = None if group_size is None else 1
+    total, ess, share = (part.sum(0) for part in in_groups(len(blocks), shared, default_generator(0, x.device), work))
     # Each state's part in the mean of log-means, 1 on average: how the value moves with the state's frequency.
     part = share / len(x) * len(flat)
     independent = part.view(steps, chains).mean(0) if chains > 1 else part
     error = math.inf if len(independent) < 2 else float(independent.std()) / len(independent) ** 0.5
-    return value / len(x), error, ess / len(x)
+    return float(total) / len(x) - math.log(len(flat)), error, float(ess) / len(x)
 
 
 def _as_double(observed: Unit) -> Unit:

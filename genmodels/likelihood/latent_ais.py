@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from genmodels.errors import BadInput
+from genmodels.groups import Rows, in_groups
 from genmodels.interface import Ancestral, Code, JointDensity, Latents, check_width, require
 from genmodels.likelihood.estimate import Estimate
 from genmodels.likelihood.variational import mean_log_mean_exp
@@ -157,6 +158,7 @@ def latent_ais(
     annealing: Annealing,
     *,
     num_chains: int = 16,
+    group_size: int | None = None,
     generator: torch.Generator,
     progress: Progress = no_progress,
 ) -> Estimate:
@@ -165,9 +167,13 @@ def latent_ais(
     For continuous latents. In expectation a lower bound, which rises to log p(x) with temperatures and chains: each row's
     is the logarithm of the mean of `num_chains` unbiased weights (Neal, 2001). The standard error is that of the chains, by
     the delta method, too small where few chains carry the weight, which the diagnostics' effective sample size shows;
-    `latent_bdmc` measures the gap itself. `annealing` should come from `Annealing.tune`.
+    `latent_bdmc` measures the gap itself. `annealing` should come from `Annealing.tune`. Groups of `group_size` rows have
+    random numbers of their own, and all processes of torch.distributed share them.
     """
-    return _lower(latent_log_weights(model, x, start, annealing, num_chains, generator, progress), annealing)
+    weights = latent_log_weights(
+        model, x, start, annealing, num_chains, generator=generator, group_size=group_size, progress=progress
+    )
+    return _lower(weights, annealing)
 
 
 @torch.no_grad()
@@ -177,34 +183,43 @@ def latent_log_weights(
     start: Start,
     annealing: Annealing,
     num_chains: int,
+    *,
+    exact: Latents | None = None,
+    group_size: int | None = None,
     generator: torch.Generator,
     progress: Progress = no_progress,
-    exact: Latents | None = None,
 ) -> Float[Tensor, "c n"]:
     """Log-weights of AIS of every chain and row, float64, nats; in reverse from `exact` latents where they are given."""
     require(model, JointDensity, by="annealing over latents")
     check_width(x, x.shape[-1])
     if num_chains < 1:
         raise BadInput(f"Annealing needs at least one chain a row, not {num_chains}.")
-    found = torch.empty(num_chains, len(x), dtype=torch.float64, device=x.device)
-    chains = min(num_chains, MAX_CHAINS)
-    rows_at_once = max(1, MAX_CHAINS // chains)
-    batches = [
-        (slice(c, min(c + chains, num_chains)), slice(r, r + rows_at_once))
-        for r in range(0, len(x), rows_at_once)
-        for c in range(0, num_chains, chains)
-    ]
-    for which, rows in (batches[i] for i in progress(range(len(batches)), "annealing over latents")):
-        repeats = which.stop - which.start
+
+    def annealed(rows: Tensor, repeats: int, generator: torch.Generator) -> Float[Tensor, "r m"]:
         path = LatentPath(model, x[rows].repeat(repeats, 1), start, annealing, generator)
         if exact is None:
-            num = repeats * len(x[rows])
-            weight = ais_log_weights(path, annealing.betas, num, generator=generator)
+            weight = ais_log_weights(path, annealing.betas, repeats * len(rows), generator=generator)
         else:
             state = path.state_of(tuple(layer[rows].repeat(repeats, 1) for layer in exact))
             weight = reverse_ais_log_weights(path, annealing.betas, state, generator=generator)
-        found[which, rows] = weight.view(repeats, -1)
-    return found
+        return weight.view(repeats, -1)
+
+    chains = min(num_chains, MAX_CHAINS)
+    rows_at_once = max(1, MAX_CHAINS // chains)
+
+    def work(numbers: Tensor, generator: torch.Generator) -> Rows:
+        found = torch.empty(num_chains, len(numbers), dtype=torch.float64, device=x.device)
+        batches = [
+            (slice(c, min(c + chains, num_chains)), slice(r, r + rows_at_once))
+            for r in range(0, len(numbers), rows_at_once)
+            for c in range(0, num_chains, chains)
+        ]
+        for which, rows in (batches[i] for i in progress(range(len(batches)), "annealing over latents")):
+            found[which, rows] = annealed(numbers[rows], which.stop - which.start, generator)
+        return (found.T,)
+
+    (weights,) = in_groups(len(x), group_size, generator, work)
+    return weights.T
 
 
 class Sandwich(NamedTuple):
@@ -226,6 +241,7 @@ def latent_bdmc(
     *,
     num_rows: int = 100,
     num_chains: int = 16,
+    group_size: int | None = None,
     generator: torch.Generator,
     progress: Progress = no_progress,
 ) -> Sandwich:
@@ -240,8 +256,9 @@ def latent_bdmc(
         raise BadInput(f"An error bar needs at least 2 simulated rows, not {num_rows}.")
     assert isinstance(model, Ancestral)
     x, *z = model.sample(num_rows, generator=generator)
-    forward = latent_log_weights(model, x, start, annealing, num_chains, generator, progress)
-    reverse = latent_log_weights(model, x, start, annealing, num_chains, generator, progress, exact=tuple(z))
+    common = {"group_size": group_size, "generator": generator, "progress": progress}
+    forward = latent_log_weights(model, x, start, annealing, num_chains, **common)
+    reverse = latent_log_weights(model, x, start, annealing, num_chains, exact=tuple(z), **common)
     above = math.log(num_chains) - torch.logsumexp(-reverse, 0)
     below = torch.logsumexp(forward, 0) - math.log(num_chains)
     gap = above - below

@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from genmodels.errors import BadInput
+from genmodels.groups import Rows, in_groups
+from genmodels.interface import default_generator
 from genmodels.likelihood.estimate import Estimate
 from genmodels.progress import Progress, no_progress
 
@@ -28,6 +30,7 @@ def probability_flow(
     largest: float,
     num_steps: int = 100,
     num_probes: int = 0,
+    group_size: int | None = None,
     generator: torch.Generator | None = None,
     progress: Progress = no_progress,
 ) -> Estimate:
@@ -41,28 +44,35 @@ def probability_flow(
 
     The divergence takes d passes, or, with `num_probes` > 0, that many random ones (Hutchinson, 1990; Grathwohl et al., 2019),
     without bias in the log-density; the standard error is theirs. It is the density of x itself at noise `smallest`: on
-    discrete data, dequantise first.
+    discrete data, dequantise first. Groups of `group_size` rows have random probes of their own, and all processes of
+    torch.distributed share them.
     """
     if not 0 < smallest < largest:
         raise BadInput(f"Noise levels need 0 < smallest < largest, not {smallest} and {largest}.")
     if num_steps < 2 or num_steps % 2:
         raise BadInput(f"num_steps must be even and at least 2, not {num_steps}.")
-    probes = _probes(x, num_probes, generator)
     ends = math.log(smallest), math.log(largest)
-    values = []
-    for steps in (num_steps, num_steps // 2):
-        parts = [_log_density(score, x, base, ends, steps, some, progress) for some in probes]
-        values.append(torch.stack(parts))
-    fine, coarse = (value.mean(0) for value in values)
+
+    def work(numbers: Tensor, generator: torch.Generator) -> Rows:
+        rows = x[numbers]
+        probes = _probes(rows, num_probes, generator)
+        return tuple(
+            torch.stack([_log_density(score, rows, base, ends, steps, some, progress) for some in probes], 1)
+            for steps in (num_steps, num_steps // 2)
+        )
+
+    generator = default_generator(0, x.device) if generator is None else generator
+    values = in_groups(len(x), group_size, generator, work)
+    fine, coarse = (value.mean(1) for value in values)
     error = 0.0
     if num_probes:
-        error = float((values[0].var(0) / num_probes).sum().sqrt()) / len(x) if num_probes > 1 else math.inf
+        error = float((values[0].var(1) / num_probes).sum().sqrt()) / len(x) if num_probes > 1 else math.inf
     left = float((fine - coarse).mean()) / 15
     method = f"probability flow, {num_steps} steps of RK4 (error left {left:.1e}), noise {smallest:g} to {largest:g}"
     return Estimate(float(fine.mean()), error, "none", method, max(num_probes, 1), {"discretisation": left})
 
 
-def _probes(x: Tensor, num_probes: int, generator: torch.Generator | None) -> list[Tensor | None]:
+def _probes(x: Tensor, num_probes: int, generator: torch.Generator) -> list[Tensor | None]:
     if num_probes == 0:
         return [None]
     signs = [torch.randint(0, 2, x.shape, generator=generator, device=x.device) for _ in range(num_probes)]

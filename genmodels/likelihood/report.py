@@ -58,7 +58,7 @@ class LikelihoodReport:
     def rows(self) -> dict[str, Estimate]:
         """The estimates under the names a reader knows them by: the value, or the sides of the bracket that there are."""
         first = {"upper side": self.upper} if self.upper is not None else {"value": self.log_likelihood}
-        return first if self.lower is None else {**first, "lower side": self.lower}
+        return first if self.lower in (None, *first.values()) else {**first, "lower side": self.lower}
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -139,17 +139,20 @@ def importance_weighted(
     x: Float[Tensor, "n d"],
     *,
     num_samples: int,
+    group_size: int | None = None,
     generator: torch.Generator,
     progress: Progress = no_progress,
 ) -> LikelihoodReport:
     """The report of `log_likelihood` by "exact" or "ais", its variational bound tightened by K draws of the mean field.
 
     The tightening is `importance_bound` less the bound in closed form, which no log Z enters: in expectation the result
-    keeps each number's kind of bound. Burda, Grosse and Salakhutdinov (2016), with the mean field as the proposal.
+    keeps each number's kind of bound. Burda, Grosse and Salakhutdinov (2016), with the mean field as the proposal. With
+    `group_size` all processes share the rows, as in `importance_bound`.
     """
     started = time.perf_counter()
     free = Estimate(0.0, 0.0, "exact", "none", 0)
-    tight = importance_bound(model, x, num_samples=num_samples, generator=generator, log_z=free, progress=progress)
+    common = {"group_size": group_size, "generator": generator, "progress": progress}
+    tight = importance_bound(model, x, num_samples=num_samples, log_z=free, **common)
     gain = tight.value + mean_free_energy(model, x)[0]
 
     def lifted(estimate: Estimate) -> Estimate:
@@ -172,6 +175,7 @@ def bound_report(
     *,
     num_samples: int,
     base: Float[Tensor, "m d"] | None = None,
+    group_size: int | None = None,
     generator: torch.Generator | None = None,
     progress: Progress = no_progress,
     **annealing: Any,
@@ -180,16 +184,17 @@ def bound_report(
 
     log Z is that of its top RBM, by `log_likelihood`, which takes `annealing`, of the layer that a pass up from x draws: by
     forward AIS the number bounds nothing, by reverse AIS or exactly it is a lower bound. Salakhutdinov and Murray (2008)
-    for K = 1; Burda, Grosse and Salakhutdinov (2016) for more.
+    for K = 1; Burda, Grosse and Salakhutdinov (2016) for more. With `group_size` all processes share chains and rows.
     """
     started = time.perf_counter()
     generator = default_generator(0, x.device) if generator is None else generator
     with torch.no_grad():
         h, base_h = (model.encode(rows).draw(generator)[-1] for rows in (x, x if base is None else base))
     options: dict[str, Any] = {"method": "ais", **annealing}
-    report = log_likelihood(model.top, h, base=base_h, generator=generator, progress=progress, **options)
+    common = {"group_size": group_size, "generator": generator, "progress": progress}
+    report = log_likelihood(model.top, h, base=base_h, **common, **options)
     free = Estimate(0.0, 0.0, "exact", "none", 0)
-    tight = importance_bound(model, x, num_samples=num_samples, generator=generator, log_z=free, progress=progress)
+    tight = importance_bound(model, x, num_samples=num_samples, log_z=free, **common)
     shift = tight.value + mean_free_energy(model.top, h)[0]
 
     def moved(estimate: Estimate) -> Estimate:

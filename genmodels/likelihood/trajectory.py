@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from genmodels.errors import BadInput
+from genmodels.groups import Rows, in_groups
 from genmodels.likelihood.bridge import bennett
 from genmodels.likelihood.estimate import Bound, Estimate
 from genmodels.progress import Progress, no_progress
@@ -46,6 +47,7 @@ def trajectory_log_z(
     burn_in: int = 50,
     thin: int = 2,
     climb: int = 2,
+    group_size: int | None = None,
     generator: torch.Generator,
     progress: Progress = no_progress,
 ) -> TrajectoryLogZ:
@@ -55,21 +57,29 @@ def trajectory_log_z(
     `thin`-th of `num_steps` steps. The k − 1 ratios of neighbours add up to log Z over that of the uncoupled layers at 0,
     which is known exactly. Errors by the jackknife over ten groups of chains, which are independent of each other; they fall
     as 1/√(chains · steps). Bennett (1976) between checkpoints as in Béreux, Decelle, Furtlehner and Seoane (2026); the two
-    bounds are Zwanzig's (1954) averages in both directions.
+    bounds are Zwanzig's (1954) averages in both directions. Groups of `group_size` chains have random numbers of their own,
+    and all processes of torch.distributed share them.
     """
     if num_chains < 2 or num_steps < thin or burn_in < 0 or thin < 1:
         raise BadInput("Give at least two chains, a thin of at least 1, and at least as many steps as it.")
     if float(ladder[0]) != 0 or float(ladder[-1]) != trajectory.length:
         raise BadInput(f"The ladder must rise from 0 to the trained model at {trajectory.length}.")
-    kernel = trajectory.tempering(ladder, num_chains)
     rungs = trajectory.rungs(ladder)
-    state = kernel.init(trajectory.climb(ladder, num_chains, num_steps=climb, generator=generator))
-    gains: list[tuple[Tensor, Tensor]] = []
-    for step in progress(range(1, burn_in + num_steps + 1), "trajectory tempering"):
-        state, _ = kernel.step(state, generator)
-        if step > burn_in and (step - burn_in) % thin == 0:
-            gains.append(neighbour_gains(rungs, state.inner, num_chains))
-    up, down = (torch.stack(parts, 1) for parts in zip(*gains, strict=True))
+
+    def work(numbers: Tensor, generator: torch.Generator) -> Rows:
+        num = len(numbers)
+        kernel = trajectory.tempering(ladder, num)
+        state = kernel.init(trajectory.climb(ladder, num, num_steps=climb, generator=generator))
+        gains: list[tuple[Tensor, Tensor]] = []
+        for step in progress(range(1, burn_in + num_steps + 1), "trajectory tempering"):
+            state, _ = kernel.step(state, generator)
+            if step > burn_in and (step - burn_in) % thin == 0:
+                gains.append(neighbour_gains(rungs, state.inner, num))
+        up, down = (torch.stack(parts, 1).permute(2, 0, 1) for parts in zip(*gains, strict=True))
+        return up, down, swap_rates(state).expand(num, -1), state.round_trips.double()
+
+    up, down, rates, round_trips = in_groups(num_chains, group_size, generator, work)
+    up, down = up.permute(1, 2, 0), down.permute(1, 2, 0)
     start = float(rungs.log_z_independent()[0])
     what = f"{len(ladder)} rungs × {num_chains} chains × {num_steps} steps"
     ratios: tuple[tuple[Ratio, Bound, str], ...] = (
@@ -80,7 +90,7 @@ def trajectory_log_z(
     log_z, lower, upper = (_total(up, down, start, *ratio) for ratio in ratios)
     steps = _ratios(up, down, bennett)
     along = start + torch.cat([steps.new_zeros(1), steps.cumsum(0)])
-    return TrajectoryLogZ(log_z, lower, upper, along, swap_rates(state), float(state.round_trips.double().mean()))
+    return TrajectoryLogZ(log_z, lower, upper, along, rates.mean(0), float(round_trips.mean()))
 
 
 def neighbour_gains(

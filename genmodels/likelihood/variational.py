@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from genmodels.errors import BadInput
+from genmodels.groups import Rows, in_groups
 from genmodels.interface import Encoder, JointDensity, JointEnergy, Latents, Recognition, check_width, require
 from genmodels.likelihood.estimate import Estimate
 from genmodels.progress import Progress, no_progress
@@ -27,15 +28,17 @@ def elbo(
     generator: torch.Generator,
     log_z: Estimate | None = None,
     num_samples: int = 1,
+    group_size: int | None = None,
     progress: Progress = no_progress,
 ) -> Estimate:
     """Mean over the rows of E_q[log p(x, z) − log q(z | x)], nats per example: a lower bound on the mean log p(x).
 
     The expectation is a mean over `num_samples` draws, unbiased; the standard error is that of the draws. A model that is
     not normalised needs `log_z`; see `importance_bound` for what its kind of bound does. Jordan et al. (1999).
+    Groups of `group_size` rows have random numbers of their own, and all processes of torch.distributed share them.
     """
-    parts = [_mean_of_means(part) for part in _by_rows(model, x, num_samples, generator, progress)]
-    value, error = _over_rows(parts)[:2]
+    rows = _each_row(_mean_of_means, model, x, num_samples, group_size, generator, progress)
+    value, error = _over_rows(rows)[:2]
     return _with_log_z(model, Estimate(value, error, "lower", f"ELBO, {num_samples} draws", num_samples), log_z)
 
 
@@ -47,6 +50,7 @@ def importance_bound(
     num_samples: int,
     generator: torch.Generator,
     log_z: Estimate | None = None,
+    group_size: int | None = None,
     progress: Progress = no_progress,
 ) -> Estimate:
     """Mean over the rows of log (1/K) Σ_k p(x, z_k) / q(z_k | x) for K draws of q, nats per example (IWAE-K).
@@ -54,10 +58,11 @@ def importance_bound(
     In expectation a lower bound on the mean log p(x) that rises with K towards it (Burda, Grosse and Salakhutdinov, 2016).
     The standard error is that of the draws, by the delta method, too small where few draws carry the weight: the
     diagnostics hold the mean effective sample size over the rows. For a model that is not normalised, log Z is taken off:
-    a `log_z` that is itself a lower bound leaves a number that bounds nothing, and is labelled so.
+    a `log_z` that is itself a lower bound leaves a number that bounds nothing, and is labelled so. Groups of `group_size`
+    rows have random numbers of their own, and all processes of torch.distributed share them.
     """
-    parts = [_log_mean_exp(part) for part in _by_rows(model, x, num_samples, generator, progress)]
-    value, error, ess = _over_rows(parts)
+    rows = _each_row(_log_mean_exp, model, x, num_samples, group_size, generator, progress)
+    value, error, ess = _over_rows(rows)
     method = f"importance-weighted bound, K = {num_samples}"
     return _with_log_z(model, Estimate(value, error, "lower", method, num_samples, {"ess": ess}), log_z)
 
@@ -67,7 +72,7 @@ def mean_log_mean_exp(log_weight: Float[Tensor, "k n"]) -> tuple[float, float, f
 
     The error is that of the k draws of each row, by the delta method: too small where few of them carry the weight.
     """
-    return _over_rows([_log_mean_exp(log_weight)])
+    return _over_rows(_log_mean_exp(log_weight))
 
 
 @torch.no_grad()
@@ -77,10 +82,34 @@ def log_weights(
     *,
     num_samples: int,
     generator: torch.Generator,
+    group_size: int | None = None,
     progress: Progress = no_progress,
 ) -> Float[Tensor, "k n"]:
-    """−E(x, z_k) − log q(z_k | x) for `num_samples` draws z_k of q a row, float64, nats."""
-    return torch.cat(list(_by_rows(model, x, num_samples, generator, progress)), 1)
+    """−E(x, z_k) − log q(z_k | x) for `num_samples` draws z_k of q a row, float64, nats; groups as in `elbo`."""
+
+    def work(numbers: Tensor, generator: torch.Generator) -> Rows:
+        return (torch.cat(list(_by_rows(model, x[numbers], num_samples, generator, progress)), 1).T,)
+
+    (weights,) = in_groups(len(x), group_size, generator, work)
+    return weights.T
+
+
+def _each_row(
+    summary: Callable[[Tensor], _Rows],
+    model: JointEnergy,
+    x: Float[Tensor, "n d"],
+    num_samples: int,
+    group_size: int | None,
+    generator: torch.Generator,
+    progress: Progress,
+) -> _Rows:
+    """A summary of the log-weights of every row."""
+
+    def work(numbers: Tensor, generator: torch.Generator) -> Rows:
+        parts = [summary(part) for part in _by_rows(model, x[numbers], num_samples, generator, progress)]
+        return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+    return _Rows(*in_groups(len(x), group_size, generator, work))
 
 
 def _by_rows(
@@ -146,9 +175,9 @@ def _mean_of_means(log_weight: Float[Tensor, "k n"]) -> _Rows:
     return _Rows(value, variance, torch.full_like(value, num))
 
 
-def _over_rows(parts: Sequence[_Rows]) -> tuple[float, float, float]:
+def _over_rows(rows: _Rows) -> tuple[float, float, float]:
     """Mean value, its standard error, and mean effective sample size; the rows are given, the draws are random."""
-    value, variance, ess = (torch.cat(column) for column in zip(*parts, strict=True))
+    value, variance, ess = rows
     return float(value.mean()), float(variance.sum().sqrt()) / len(value), float(ess.mean())
 
 

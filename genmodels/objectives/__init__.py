@@ -1,5 +1,6 @@
 """Training principles: factories that return an `Objective` for a model that has what they need."""
 
+from genmodels.objectives.accumulated import accumulated
 from genmodels.objectives.contrastive import cd, fpcd, pcd
 from genmodels.objectives.denoising import denoising
 from genmodels.objectives.dictionary import dictionary_learning
@@ -16,6 +17,7 @@ from genmodels.objectives.variational_pcd import variational_pcd
 __all__ = [
     "Objective",
     "Penalty",
+    "accumulated",
     "algorithm1",
     "amortised_map",
     "cd",

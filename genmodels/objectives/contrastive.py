@@ -114,8 +114,7 @@ def _contrastive(
         return state
 
     def step(x: Tensor, state: ObjectiveState, generator: torch.Generator):
-        # Under mixed precision too: statistics are sums over many units, and what may be narrow is narrow already.
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        with torch.no_grad():
             # Weights change with every step: what is prepared for one must be cheap to prepare.
             narrow = "sliced" if is_narrow(model, precision) else precision
             layers = model.anneal(precision=narrow)

@@ -122,7 +122,7 @@ def ptt(
         return phases, state, metrics
 
     def step(x: Tensor, state: ObjectiveState, generator: torch.Generator):
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        with torch.no_grad():
             phases, new, metrics = attempt(x, state, generator)
             if float(metrics["overlap"]) <= undo_below:
                 _restore(model, state)

@@ -68,8 +68,7 @@ def variational_pcd(
         return state
 
     def step(x: Tensor, state: ObjectiveState, generator: torch.Generator):
-        # Under mixed precision too: statistics are sums over many units, and what may be narrow is narrow already.
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        with torch.no_grad():
             layers = model.anneal(precision=precision)
             chains, model_means, own_field = _run_chains(layers, state, num_steps, generator)
             fields = model.mean_field(x, num_iterations=num_iterations, tolerance=0.0)

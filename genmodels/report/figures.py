@@ -38,8 +38,10 @@ ALTS = {
 }
 DICTIONARIES = frozenset({"sparse-coding", "psd"})
 """Models whose weights go by that name."""
-WIDE = frozenset({"curves.png", "likelihood.png", "rates.png", "film_strip.png", "interpolation.png"})
-"""Those whose lettering gets too small on a phone: there they scroll."""
+WIDE = frozenset(
+    {"curves.png", "likelihood.png", "rates.png", "film_strip.png", "interpolation.png", "reconstructions.png"}
+)
+"""Those whose lettering or images get too small on a phone: there they scroll."""
 
 
 @dataclass(frozen=True)
