@@ -84,15 +84,15 @@ def test_gradients_and_chains_of_the_parts_are_put_together(build) -> None:
 
 
 def test_what_has_no_parts_is_refused() -> None:
-    model = RBM(Bernoulli(5), Bernoulli(3))
+    model = RBM(Bernoulli(5), Bernoulli(3)).double()
     with pytest.raises(BadInput, match="as a whole"):
         fit(model, ptt(model), X, replace(SETTINGS, accumulate=2))
     with pytest.raises(BadInput, match="3 chains for 1 processes with 4 parts"):
         fit(model, pcd(model, num_chains=3), X, replace(SETTINGS, accumulate=4))
     objective = accumulated(pcd(model, num_chains=3), list(model.parameters()), 4)
-    state = objective.init(X.fixed(), zoo.generator())
+    state = objective.init(X.fixed().double(), zoo.generator())
     with pytest.raises(BadInput, match="3 chains for 4 parts"):
-        objective.step(X.fixed(), state, zoo.generator())
+        objective.step(X.fixed().double(), state, zoo.generator())
     with pytest.raises(BadInput, match="at least 1"):
         replace(SETTINGS, accumulate=0)
 
