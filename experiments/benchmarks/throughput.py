@@ -54,11 +54,11 @@ class Config:
 
     visible: int = 784
     hidden: int = 500
-    chains: int = 512
-    sweeps: int = 100
-    temperatures: int = 400
-    steps: int = 100
-    products: int = 300
+    chains: int = 2048
+    sweeps: int = 40
+    temperatures: int = 100
+    steps: int = 40
+    products: int = 100
     repeats: int = 3
 
 
@@ -82,7 +82,7 @@ def ais(config: Config, processes: Processes) -> Callable[[], object]:
 
 def sampling(config: Config, processes: Processes) -> Callable[[], object]:
     """Gibbs sweeps of the same chains."""
-    kernel = gibbs(machine(config).anneal())
+    kernel = gibbs(machine(config).anneal(precision="auto"))
 
     def work(numbers: Tensor, generator: torch.Generator) -> Rows:
         start = tuple(torch.zeros(len(numbers), size) for size in (config.visible, config.hidden))
@@ -118,7 +118,7 @@ WORKS: dict[str, Callable[[Config, Processes], Callable[[], object]]] = {
     "ais": ais,
     "sampling": sampling,
     "pcd_batch_100": training(100),
-    "pcd_batch_1000": training(1000),
+    "pcd_batch_2000": training(2000),
 }
 
 
