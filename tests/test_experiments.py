@@ -23,6 +23,7 @@ from experiments import (
     tempering_ladder,
     vae_frey,
     vae_mnist,
+    vae_pyro,
 )
 from experiments.benchmarks import continuous, cuda, pcd_epoch, speed, throughput
 from experiments.results import BETWEEN_SEEDS, mean_of
@@ -93,6 +94,11 @@ def test_vae_frey(tmp_path: Path) -> None:
     metrics = check_shape(vae_frey.main(smoke=True, out=tmp_path / "runs", results=tmp_path))["metrics"]
     assert metrics["test_bound"]["bound"] == "lower"
     assert (tmp_path / "vae_frey_plane.png").is_file()
+
+
+def test_vae_pyro(tmp_path: Path) -> None:
+    metrics = check_shape(vae_pyro.main(smoke=True, results=tmp_path))["metrics"]
+    assert metrics["elbo_pyro"]["bound"] == metrics["bound_fit"]["bound"] == "lower"
 
 
 def test_dae_mnist(tmp_path: Path) -> None:
