@@ -32,6 +32,7 @@ from genmodels.rows import Ordered, Rows, check_rows
 from genmodels.settings import Settings
 from genmodels.sharing import Sharing
 from genmodels.signals import StopRequest, stopped_by
+from genmodels.splitting import Together, lerp_, load_whole, split_networks, whole, whole_state
 from genmodels.training_state import (
     TrainingState,
     as_described_now,
@@ -78,6 +79,7 @@ def fit(
     The data's order depends on the seed and the epoch alone; all other random numbers come from two generators in the
     checkpoint. Several `processes` share the rows of every batch and the chains, each with random numbers of its own, and
     sum their gradients; the first alone writes, calls back and shows progress. A run may be taken up by any number of them.
+    Where they split the parameters of networks, `model` is left split.
     """
     settings = Settings() if settings is None else settings
     processes = one_process(settings.device, settings.precision) if processes is None else processes
@@ -122,8 +124,14 @@ class _Run:
         if self._narrow and not any(isinstance(module, MLP) for module in model.modules()):
             raise BadInput("This model has no network that could compute in bfloat16: train it with 32-true.")
         self._dtype = torch.float64 if settings.precision == "64-true" else torch.float32
-        self.model = self.fabric.to_device(model.to(self._dtype))
+        self.model = model.to(self._dtype)
+        for tensor in self.model.state_dict().values():
+            tensor.copy_(processes.from_first(tensor))
         self.average = copy.deepcopy(model).requires_grad_(False)
+        # Before they go to the device, which may have no room for the whole.
+        self._together = self._split() if processes.split else None
+        for weights in (self.model, self.average):
+            self.fabric.to_device(weights)
         self._parameters: list[Tensor] = list(model.parameters())
         self.objective = objective
         if settings.accumulate > 1:
@@ -139,6 +147,15 @@ class _Run:
         self._seconds = 0.0
         self._agreed = 0
 
+    def _split(self) -> Together:
+        """Leave this process a share of the parameters, and a place where they come together again."""
+        if self.settings.accumulate > 1:
+            raise BadInput("Parts of a batch need whole parameters: leave --accumulate out, or use --strategy ddp.")
+        together = Together(self.average, self.processes.is_first)
+        for model in (self.model, self.average):
+            split_networks(model, self.processes.mesh())
+        return together
+
     @property
     def stopping(self) -> int:
         """The signal by which all processes have agreed to stop; 0 for none."""
@@ -146,8 +163,6 @@ class _Run:
 
     def start(self) -> None:
         """Take up the run that `out` holds, or begin one there."""
-        for tensor in self.model.state_dict().values():
-            tensor.copy_(self.processes.from_first(tensor))
         rows = torch.arange(min(self.settings.batch_size, len(self.data)))
         first = self._read(rows, torch.Generator().manual_seed(self.settings.seed))
         self.state.objective = self.objective.init(first, self.chain_generator)
@@ -172,7 +187,7 @@ class _Run:
             if state.batch % 20 == 0:
                 self._show_progress()
         self._seconds = time.perf_counter() - started
-        if not all(bool(torch.isfinite(p).all()) for p in self._parameters):
+        if not all(bool(torch.isfinite(whole(p)).all()) for p in self._parameters):
             raise self._diverged()
 
     def _order(self, generator: torch.Generator) -> Tensor:
@@ -195,21 +210,24 @@ class _Run:
         with narrow_networks(self._narrow):
             loss, state.objective, metrics = self.objective.step(x, state.objective, self.chain_generator)
         self.optimizer.zero_grad()
-        self.fabric.backward(loss)
+        weight = len(mine) / len(rows)
+        self.fabric.backward(loss * self._sharing.backward_weight(weight))
         state.objective, loss, metrics, self._agreed = self._sharing.combine(
-            len(mine) / len(rows), self._parameters, state.objective, loss.detach(), metrics, self._stop.number
+            weight, self._parameters, state.objective, loss.detach(), metrics, self._stop.number
         )
         if not math.isfinite(loss):
             raise self._diverged()
         self.optimizer.step()
         if settings.average:
             decay = min(settings.average, (1 + state.step) / (10 + state.step))
-            torch._foreach_lerp_(self._averaged, self._parameters, 1 - decay)
+            lerp_(self._averaged, self._parameters, 1 - decay)
         state.add(metrics)
         state.step += 1
         state.batch += 1
-        if self.out is not None and state.step in self._snapshot_steps and self.processes.is_first:
-            save_checkpoint(self.out / SNAPSHOTS / f"{state.step:09d}.safetensors", self.model.state_dict(), {})
+        if self.out is not None and state.step in self._snapshot_steps:
+            weights = whole_state(self.model.state_dict())
+            if self.processes.is_first:
+                save_checkpoint(self.out / SNAPSHOTS / f"{state.step:09d}.safetensors", weights, {})
 
     @torch.no_grad()
     def finish_epoch(self, callbacks: Sequence[Callback]) -> None:
@@ -219,15 +237,17 @@ class _Run:
         record: Record = {"epoch": self.state.epoch, "step": self.state.step, "seconds": self._seconds}
         record |= self.state.take_means(self.steps_per_epoch)
         record["learning_rate"] = self.optimizer.param_groups[0]["lr"]
-        self.records.append(self.processes.on_first(lambda: self._watched(record, callbacks)))
+        seen = self.average if self.settings.average else self.model
+        model = seen if self._together is None else self._together.of(seen)
+        self.records.append(self.processes.on_first(lambda: self._watched(record, callbacks, model)))
         if is_best(self.records, self.settings.best_by):
             self.save(BEST)
         self._show_progress()
 
-    def _watched(self, record: Record, callbacks: Sequence[Callback]) -> Record:
+    def _watched(self, record: Record, callbacks: Sequence[Callback], model: nn.Module) -> Record:
         """The record with what the callbacks add, written down."""
         for callback in callbacks:
-            record |= callback(record, self.average if self.settings.average else self.model) or {}
+            record |= callback(record, model) or {}
         if self.out is not None:
             MetricsFile(self.out / METRICS).append(record)
         return record
@@ -244,8 +264,8 @@ class _Run:
         state, out, size = self.state, self.out, self.processes.size
         optimizer, optimizer_meta = flatten_optimizer(self.optimizer.state_dict())
         tensors = {
-            **with_prefix("model", self.model.state_dict()),
-            **with_prefix("average", self.average.state_dict() if self.settings.average else {}),
+            **with_prefix("model", whole_state(self.model.state_dict())),
+            **with_prefix("average", whole_state(self.average.state_dict()) if self.settings.average else {}),
             **with_prefix("optimizer", optimizer),
             **with_prefix("objective", self._sharing.collect(state.objective)),
             **with_prefix("sum", state.sums),
@@ -268,9 +288,9 @@ class _Run:
             )
         if versions != current_versions():
             warnings.warn(f"{out} was begun with {versions}; its end may differ in the last digits.", stacklevel=4)
-        self.model.load_state_dict(part("model", tensors))
+        load_whole(self.model, part("model", tensors))
         if self.settings.average:
-            self.average.load_state_dict(part("average", tensors))
+            load_whole(self.average, part("average", tensors))
         restore_optimizer(self.optimizer, part("optimizer", tensors), meta["optimizer"])
         self.state = TrainingState(
             epoch=meta["epoch"],

@@ -14,11 +14,12 @@ from typing import TypeVar
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, distributed
+from torch.distributed import DeviceMesh, init_device_mesh
 
 from genmodels.device import choose_device
 from genmodels.errors import BadInput
 from genmodels.groups import share
-from genmodels.settings import Precision
+from genmodels.settings import Precision, Strategy
 
 T = TypeVar("T")
 GROUP_SIZE = 20
@@ -27,9 +28,15 @@ GROUP_SIZE = 20
 class Processes:
     """All processes of a Fabric, seen from one of them; alone, everything stays as it is."""
 
-    def __init__(self, fabric: Fabric):
+    def __init__(self, fabric: Fabric, strategy: Strategy = "ddp"):
         self.fabric = fabric
         self.rank, self.size = fabric.global_rank, fabric.world_size
+        self.split = strategy == "fsdp" and self.size > 1
+        """Whether each has only a share of the parameters of networks."""
+
+    def mesh(self) -> DeviceMesh:
+        """All of them in a row."""
+        return init_device_mesh(self.fabric.device.type, (self.size,))
 
     @property
     def is_first(self) -> bool:
@@ -103,10 +110,13 @@ def one_process(device: str, precision: Precision) -> Processes:
     return Processes(Fabric(accelerator=chosen.type, devices=devices, precision=precision))
 
 
-def launch(device: str, precision: Precision, devices: int = 1, num_nodes: int = 1) -> Processes:
+def launch(
+    device: str, precision: Precision, devices: int = 1, num_nodes: int = 1, strategy: Strategy = "ddp"
+) -> Processes:
     """`devices` processes on each of `num_nodes` machines, or those that torchrun has started: data parallel, one model.
 
-    The processes but the first are this very command once more, started by Fabric.
+    By "ddp" each of them has all parameters, by "fsdp" a share of those of networks. The processes but the first are this
+    very command once more, started by Fabric.
     """
     if devices < 1 or num_nodes < 1:
         raise BadInput(f"--devices and --num-nodes must be at least 1, not {devices} and {num_nodes}.")
@@ -123,7 +133,7 @@ def launch(device: str, precision: Precision, devices: int = 1, num_nodes: int =
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = Fabric(accelerator=chosen.type, devices=devices, num_nodes=num_nodes, strategy="ddp", precision=precision)
     fabric.launch()
-    return Processes(fabric)
+    return Processes(fabric, strategy)
 
 
 def _refuse_shared_store() -> None:

@@ -13,6 +13,7 @@ from genmodels.errors import BadInput
 
 Schedule = Literal["linear", "cosine", "constant"]
 Precision = Literal["32-true", "64-true", "bf16-mixed"]
+Strategy = Literal["ddp", "fsdp"]
 
 
 @dataclass(frozen=True)

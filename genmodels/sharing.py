@@ -13,6 +13,7 @@ from genmodels.errors import BadInput
 from genmodels.objectives import Objective
 from genmodels.objectives.objective import Metrics, ObjectiveState
 from genmodels.processes import Processes
+from genmodels.splitting import is_split
 
 
 class Combined(NamedTuple):
@@ -48,6 +49,10 @@ class Sharing:
         """The whole state, of which each process has its part."""
         return {name: self._processes.collect(t) if self._is_dealt(name) else t for name, t in state.items()}
 
+    def backward_weight(self, weight: float) -> float:
+        """What a loss is multiplied by before its gradients are taken: networks with split parameters take plain means."""
+        return weight * self._processes.size if self._processes.split else 1.0
+
     @torch.no_grad()
     def combine(
         self,
@@ -60,12 +65,14 @@ class Sharing:
     ) -> Combined:
         """Means over the processes, each with the weight of its rows: of gradients in place, and of all that is shared.
 
-        `number` is the signal that has asked this process to stop. One message for the gradients and one for the rest.
+        Gradients of split parameters are such means already; with them, all come multiplied by `backward_weight`. `number`
+        is the signal that has asked this process to stop. One message for the gradients and one for the rest.
         """
         if self._processes.size == 1:
             return Combined(state, loss, metrics, number)
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        torch._foreach_mul_(gradients, weight)
+        gradients = [p.grad for p in parameters if p.grad is not None and not is_split(p.grad)]
+        if gradients:
+            torch._foreach_mul_(gradients, 1 / self._processes.size if self._processes.split else weight)
         self._processes.sum_(gradients)
         shared = {n: t for n, t in state.items() if not self._is_dealt(n) and t.is_floating_point()}
         # In float64, so that counts on which all agree stay what they are.

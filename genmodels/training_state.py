@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from genmodels.settings import Settings
+from genmodels.splitting import split_like, whole
 
 
 @dataclass
@@ -36,13 +37,13 @@ class TrainingState:
 
 
 def flatten_optimizer(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimizer's state_dict as named tensors and a JSON-ready rest."""
+    """An optimizer's state_dict as named tensors, whole ones, and a JSON-ready rest."""
     tensors: dict[str, Tensor] = {}
     rest: dict[str, Any] = {}
     for index, entries in state["state"].items():
         for name, value in entries.items():
             if isinstance(value, Tensor):
-                tensors[f"{index}.{name}"] = value
+                tensors[f"{index}.{name}"] = whole(value)
             elif value is not None:
                 rest[f"{index}.{name}"] = value
     return tensors, {"state": rest, "groups": state["param_groups"]}
@@ -50,10 +51,13 @@ def flatten_optimizer(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict
 
 def restore_optimizer(optimizer: Any, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
     """Undo `flatten_optimizer`."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     entries: dict[int, dict[str, Any]] = {}
     for key, value in {**tensors, **meta["state"]}.items():
         index, name = key.split(".", 1)
-        entries.setdefault(int(index), {})[name] = value
+        like = parameters[int(index)]
+        own = isinstance(value, Tensor) and value.shape == like.shape
+        entries.setdefault(int(index), {})[name] = split_like(value, like) if own else value
     optimizer.load_state_dict({"state": entries, "param_groups": meta["groups"]})
 
 

@@ -40,14 +40,16 @@ def run(flags: Train) -> None:
     if flags.resume is None:
         if isinstance(flags.model, StoredModel):
             raise BadInput("Name a model to train, as in `genmodels train rbm --data digits --out runs/rbm`.")
-        if (flags.devices, flags.num_nodes) != (1, 1):
-            raise BadInput("Put --devices and --num-nodes behind the model; before it they go with --resume.")
+        if (flags.devices, flags.num_nodes, flags.strategy) != (1, 1, "ddp"):
+            raise BadInput(
+                "Put --devices, --num-nodes and --strategy behind the model; before it they go with --resume."
+            )
         _start(flags.model)
         return
     if not isinstance(flags.model, StoredModel):
         raise BadInput("A run is taken up as it is: leave the model out after --resume, or start a new run.")
     settings = runs.stored_config(flags.resume).settings
-    processes = launch(settings.device, settings.precision, flags.devices, flags.num_nodes)
+    processes = launch(settings.device, settings.precision, flags.devices, flags.num_nodes, flags.strategy)
     _resume(flags.resume, processes)
 
 
@@ -61,7 +63,7 @@ def _start(flags: TrainModel) -> None:
         runs.refuse_occupied(flags.out)
     data = load(flags.data, key=flags.key)
     config = FAMILY_OF[type(flags)].run_config(flags, data)
-    processes = launch(flags.device, flags.precision, flags.devices, flags.num_nodes)
+    processes = launch(flags.device, flags.precision, flags.devices, flags.num_nodes, flags.strategy)
     if processes.from_first(taken_up):
         _resume(flags.out, processes)
         return

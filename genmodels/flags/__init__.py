@@ -47,6 +47,8 @@ class Train:
     """With --resume: processes that share the training, on this machine."""
     num_nodes: int = 1
     """With --resume: machines that share the training."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """With --resume: whether each process has the whole model (ddp), or a share of its networks' parameters (fsdp)."""
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,8 @@ class TrainModel:
     """Processes that share the training, on this machine; on GPUs one each. torchrun's own go before this."""
     num_nodes: int = 1
     """Machines that share the training, each with so many processes; start the same command on all of them."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """Several processes have the whole model each (ddp), or a share of the parameters of its networks (fsdp)."""
     checkpoint_every: OptionalInt = None
     """Epochs between checkpoints; by default a hundredth of all."""
     snapshots: int = 0
