@@ -18,8 +18,12 @@ from experiments import (
     rbm_mnist,
     score_digits,
     sparse_coding,
+    target_prop_depth,
+    target_prop_halves,
     target_prop_mnist,
     target_prop_questions,
+    target_prop_samples,
+    target_prop_supervised,
     tempering_ladder,
     vae_frey,
     vae_mnist,
@@ -154,6 +158,34 @@ def test_target_prop_questions(tmp_path: Path) -> None:
     assert set(target_prop_questions.MODELS) < set(metrics)
     page = (tmp_path / "target_prop_questions.md").read_text()
     assert page.count("nats higher") + page.count("nats lower") > 8
+
+
+@pytest.mark.many_steps
+def test_target_prop_supervised(tmp_path: Path) -> None:
+    metrics = check_shape(target_prop_supervised.main(smoke=True, out=tmp_path / "runs", results=tmp_path))["metrics"]
+    assert {"test_error", "test_error_backprop", "test_error_sign", "test_error_labels_100_unlabelled"} <= set(metrics)
+
+
+@pytest.mark.many_steps
+def test_target_prop_depth(tmp_path: Path) -> None:
+    metrics = check_shape(target_prop_depth.main(smoke=True, out=tmp_path / "runs", results=tmp_path))["metrics"]
+    assert metrics["bound_binary_target_prop_depth_2"]["bound"] == "lower"
+    assert (tmp_path / "target_prop_depth.png").is_file()
+
+
+@pytest.mark.many_steps
+def test_target_prop_samples(tmp_path: Path) -> None:
+    path = target_prop_samples.main(smoke=True, out=tmp_path / "runs", stack_out=tmp_path / "stacks", results=tmp_path)
+    metrics = check_shape(path)["metrics"]
+    assert 0 <= metrics["classes"]["value"] <= 10
+    assert sum(metrics[f"chain_share_of_{digit}"]["value"] for digit in range(10)) == pytest.approx(100)
+
+
+@pytest.mark.many_steps
+def test_target_prop_halves(tmp_path: Path) -> None:
+    metrics = check_shape(target_prop_halves.main(smoke=True, out=tmp_path / "runs", results=tmp_path))["metrics"]
+    assert {"base_one_pass_nats", "base_map_nats", "base_chain_mean_1_misread"} <= set(metrics)
+    assert (tmp_path / "target_prop_halves.png").is_file()
 
 
 def test_pcd_epoch(tmp_path: Path) -> None:

@@ -68,6 +68,8 @@ def test_a_model_file_knows_no_objective_estimator_sampler_or_other_model() -> N
         "gaussian_codes",
         "psd",
         "target_prop",
+        "labelled_stack",
+        "multimodal_stack",
         "stack_layers",
         "top_priors",
         "directed_layers",

@@ -5,6 +5,8 @@ from genmodels.objectives.contrastive import cd, fpcd, pcd
 from genmodels.objectives.denoising import denoising
 from genmodels.objectives.dictionary import dictionary_learning
 from genmodels.objectives.elbo import dreg, elbo, iwae, reweighted_wake_sleep
+from genmodels.objectives.labelled import back_propagation, supervised_target_propagation
+from genmodels.objectives.multimodal import multimodal_target_propagation
 from genmodels.objectives.noise_levels import noise_levels
 from genmodels.objectives.objective import Objective
 from genmodels.objectives.phases import Penalty
@@ -20,6 +22,7 @@ __all__ = [
     "accumulated",
     "algorithm1",
     "amortised_map",
+    "back_propagation",
     "cd",
     "denoising",
     "dictionary_learning",
@@ -27,11 +30,13 @@ __all__ = [
     "elbo",
     "fpcd",
     "iwae",
+    "multimodal_target_propagation",
     "noise_levels",
     "pcd",
     "psd",
     "ptt",
     "reweighted_wake_sleep",
+    "supervised_target_propagation",
     "target_propagation",
     "up_down",
     "variational_pcd",
