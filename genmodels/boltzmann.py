@@ -86,15 +86,15 @@ class Layers:
         self.units = tuple(units)
         self._biases = tuple(biases)
         self._weights = tuple(weights)
-        discrete = [unit.num_states is not None for unit in self.units]
+        is_binary = [unit.is_binary for unit in self.units]
         self._fused = [
             conditional(
-                self._incoming(layer), binary=all(discrete[i] for i in self._neighbours(layer)), precision=precision
+                self._incoming(layer), binary=all(is_binary[i] for i in self._neighbours(layer)), precision=precision
             )
             for layer in range(len(self.units))
         ]
         self._products = {
-            below: product(weight, binary=discrete[below] and discrete[below + 1], precision=precision)
+            below: product(weight, binary=is_binary[below] and is_binary[below + 1], precision=precision)
             for below, weight in enumerate(weights)
             if self._fused[below] is None or self._fused[below + 1] is None
         }
@@ -202,6 +202,6 @@ def is_narrow(model: LayeredBoltzmann, precision: Precision) -> bool:
     For large float32 weights between states in {0, 1}, on hardware that multiplies bytes.
     """
     weight = model.weights[0]
-    binary = all(unit.num_states is not None for unit in model.units)
+    binary = all(unit.is_binary for unit in model.units)
     large = weight.dtype == torch.float32 and weight.numel() >= SMALLEST
     return precision == "auto" and binary and large and has_int8(weight.device)

@@ -15,7 +15,7 @@ from torch.distributions import Distribution
 from genmodels.boltzmann import LayeredBoltzmann
 from genmodels.errors import BadInput
 from genmodels.interface import Configured, Encoder, Latents, Posterior, check_width
-from genmodels.units import Gaussian, Unit, unit_from_config
+from genmodels.units import Unit, unit_from_config
 
 Fields = tuple[Tensor, ...]
 
@@ -61,8 +61,10 @@ class DBM(nn.Module, LayeredBoltzmann, Posterior, Encoder, Configured):
         if not hiddens:
             raise BadInput("A DBM needs at least one hidden layer.")
         units = (visible, *hiddens)
-        if any(isinstance(below, Gaussian) and isinstance(above, Gaussian) for below, above in pairwise(units)):
-            raise BadInput("Two neighbouring layers of a DBM are Gaussian: put a layer of another kind between them.")
+        if any(below.num_states is None and above.num_states is None for below, above in pairwise(units)):
+            raise BadInput(
+                "Two neighbouring layers of a DBM have Gaussian units: put a layer of another kind between them."
+            )
         self.exact_posterior = len(hiddens) == 1
         self.layers = nn.ModuleList(units)
         sizes = [unit.size for unit in units]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from genmodels.errors import BadInput
 from genmodels.interface import Configured, Encoder, JointEnergy, Latents, State
+from genmodels.joined import Joined
 from genmodels.rbm import RBM
 from genmodels.units import Unit, unit_from_config
 
@@ -54,33 +56,44 @@ class DBN(nn.Module, JointEnergy, Encoder, Configured):
     `bias_down.l` (size of layer l,), `bias_up.l` (size of layer l + 1,); and those of `top`.
     """
 
-    def __init__(self, units: Sequence[Unit], top: RBM):
+    def __init__(self, units: Sequence[Unit], top: RBM, *, generator: torch.Generator | None = None):
         super().__init__()
         if not units:
             raise BadInput("A DBN needs at least one directed layer below its RBM: without one, use the RBM.")
         self.layers = nn.ModuleList(units)
         self.top = top
         sizes = [unit.size for unit in (*units, top.visible)]
-        blank = [torch.zeros(below, above) for below, above in pairwise(sizes)]
-        self.generative = nn.ParameterList(copy.deepcopy(blank))
-        self.recognition = nn.ParameterList(copy.deepcopy(blank))
+        # As an RBM begins, and both ways alike.
+        small = [
+            0.1 / math.sqrt(below + above) * torch.randn(below, above, generator=generator)
+            for below, above in pairwise(sizes)
+        ]
+        self.generative = nn.ParameterList(copy.deepcopy(small))
+        self.recognition = nn.ParameterList(copy.deepcopy(small))
         self.bias_down = nn.ParameterList(torch.zeros(size) for size in sizes[:-1])
         self.bias_up = nn.ParameterList(torch.zeros(size) for size in sizes[1:])
 
     @classmethod
     @torch.no_grad()
     def from_stack(cls, rbms: Sequence[RBM]) -> DBN:
-        """The network of RBMs of which each has learned the hidden layer of the one before; copies of their parameters."""
+        """The network of RBMs of which each has learned the hidden layer of the one before; copies of their parameters.
+
+        The top RBM may have learned more next to that layer, such as a label: `Joined(hidden layer below, label)`. Nothing
+        below depends on such columns, and recognition draws them from their biases.
+        """
         for below, above in pairwise(rbms):
-            if below.hidden.config() != above.visible.config():
+            visible = above.visible
+            shared = visible.parts[0] if isinstance(visible, Joined) and above is rbms[-1] else visible
+            if below.hidden.config() != shared.config():
                 raise BadInput("The visible layer of each RBM of a stack must be the hidden layer of the one below.")
         rbms = [copy.deepcopy(rbm) for rbm in rbms]
-        model = cls([rbm.visible for rbm in rbms[:-1]], rbms[-1]).to(rbms[0].weight)
+        model = cls([rbm.visible for rbm in rbms[:-1]], rbms[-1], generator=torch.Generator()).to(rbms[0].weight)
         for i, rbm in enumerate(rbms[:-1]):
-            model.generative[i].copy_(rbm.weight)
-            model.recognition[i].copy_(rbm.weight)
+            for weight in (model.generative[i], model.recognition[i]):
+                weight.zero_()[:, : rbm.hidden.size] = rbm.weight
             model.bias_down[i].copy_(rbm.visible_bias)
-            model.bias_up[i].copy_(rbm.hidden_bias)
+            model.bias_up[i].copy_(rbms[i + 1].visible_bias)
+            model.bias_up[i][: rbm.hidden.size] = rbm.hidden_bias
         return model
 
     @property
@@ -125,6 +138,11 @@ class DBN(nn.Module, JointEnergy, Encoder, Configured):
     def observed_mean(self, z: Latents) -> Float[Tensor, "n d"]:
         """E[x | z]."""
         return self.units[0].mean(self.field_down(0, z[0]))
+
+    @torch.no_grad()
+    def initialise_from_data(self, x: Float[Tensor, "n d"]) -> None:
+        """Set the biases of x so that the uncoupled layer has the mean of the data."""
+        self.bias_down[0].copy_(self.units[0].bias_from_data(x))
 
     def config(self) -> dict[str, Any]:
         return {"layers": [unit.config() for unit in self.units[:-1]], "top": self.top.config()}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from genmodels.data import DataSet, Examples
 from genmodels.dbm import DBM
+from genmodels.dbn import DBN
 from genmodels.errors import BadInput
 from genmodels.fit import Callback
 from genmodels.interface import FreeEnergy, JointDensity, Recognition, default_generator
@@ -53,7 +54,7 @@ def monitor(data: DataSet, *, epochs: int, seed: int = 0, options: MonitorOption
     - `pseudo_likelihood` of the validation rows: a proxy and no bound (Bernoulli visible units).
     - `valid_elbo`, the variational bound of the validation rows by one draw of q a row (normalised models with a recognition).
     - `log_likelihood` of the validation rows and its `log_likelihood_std_error`, by a short AIS every `ais_every` epochs:
-      an upper bound in expectation, and the looser the fewer temperatures. With several hidden layers it is the
+      an upper bound in expectation, and the looser the fewer temperatures. With several latent layers it is the
       `variational_bound` instead, less the same log Z: no bound.
 
     The rows are a fixed draw of at most `max_rows`. The random numbers come from generators of their own, so that watching
@@ -79,7 +80,7 @@ def monitor(data: DataSet, *, epochs: int, seed: int = 0, options: MonitorOption
             # The same draws in every epoch, for the same reason.
             metrics["valid_elbo"] = elbo(model, x, generator=default_generator(seed, like.device)).value
         is_due = options.ais_every > 0 and (epoch % options.ais_every == 0 or epoch == epochs)
-        if is_due and isinstance(model, (RBM, DBM)):
+        if is_due and isinstance(model, (RBM, DBM, DBN)):
             generator = default_generator(seed * 1_000_003 + epoch, like.device)
             metrics |= _short_ais(model, x, seen, options, generator)
         return metrics
@@ -110,15 +111,21 @@ def tensorboard(folder: Path) -> Callback:
 
 
 def _short_ais(
-    model: RBM | DBM, x: Tensor, seen: Tensor, options: MonitorOptions, generator: torch.Generator
+    model: RBM | DBM | DBN, x: Tensor, seen: Tensor, options: MonitorOptions, generator: torch.Generator
 ) -> dict[str, float]:
+    top = model.top if isinstance(model, DBN) else model
+    if isinstance(model, DBN):
+        seen = model.encode(seen).draw(generator)[-1]
     log_z = ais_log_z(
-        model,
-        model.units[0].bias_from_data(seen),
+        top,
+        top.units[0].bias_from_data(seen),
         salakhutdinov_murray_schedule(options.ais_temperatures),
         num_chains=options.ais_chains,
         generator=generator,
     )
+    if isinstance(model, DBN):
+        bound = elbo(model, x, num_samples=2, log_z=log_z, generator=generator)
+        return {"variational_bound": bound.value, "variational_bound_std_error": bound.std_error}
     value = -mean_free_energy(model, x)[0] - log_z.value
     name = "log_likelihood" if model.exact_posterior else "variational_bound"
     return {name: value, f"{name}_std_error": log_z.std_error}

@@ -14,6 +14,7 @@ from torch.distributions import Distribution
 from genmodels.boltzmann import LayeredBoltzmann
 from genmodels.errors import BadInput
 from genmodels.interface import Configured, FreeEnergy, Posterior
+from genmodels.joined import Joined
 from genmodels.units import Gaussian, Unit, unit_from_config
 
 
@@ -74,17 +75,17 @@ class RBM(nn.Module, LayeredBoltzmann, FreeEnergy, Posterior, Configured):
 
     @torch.no_grad()
     def check_normalisable(self) -> None:
-        """Refuse a pair of Gaussian layers whose joint density has no finite integral.
+        """Refuse Gaussian sites on both sides whose joint density has no finite integral.
 
-        It has one exactly if the largest singular value of W / (σ_x σ_h) is below 1.
+        It has one exactly if the largest singular value of their W / (σ_x σ_h) is below 1.
         """
-        if not (isinstance(self.visible, Gaussian) and isinstance(self.hidden, Gaussian)):
+        if self.visible.num_states is not None or self.hidden.num_states is not None:
             return
-        scale = torch.exp(-0.5 * self.visible.log_variance)[:, None] * torch.exp(-0.5 * self.hidden.log_variance)
+        scale = self._inverse_deviation(self.visible)[:, None] * self._inverse_deviation(self.hidden)
         largest = float(torch.linalg.matrix_norm(self.weight * scale, 2))
         if not largest < 1:
             raise BadInput(
-                "A Gaussian visible and a Gaussian hidden layer with these weights have no normalisable joint density: "
+                "Gaussian visible and Gaussian hidden units with these weights have no normalisable joint density: "
                 f"the largest singular value of W / (σ_x σ_h) is {largest:.3g}, and must stay below 1."
             )
 
@@ -94,3 +95,11 @@ class RBM(nn.Module, LayeredBoltzmann, FreeEnergy, Posterior, Configured):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> RBM:
         return cls(unit_from_config(config["visible"]), unit_from_config(config["hidden"]))
+
+    def _inverse_deviation(self, unit: Unit) -> Tensor:
+        """1 / σ of every Gaussian site; 0 for sites of few states, which leave every integral finite."""
+        if isinstance(unit, Joined):
+            return torch.cat([self._inverse_deviation(part) for part in unit.parts])
+        if isinstance(unit, Gaussian):
+            return torch.exp(-0.5 * unit.log_variance)
+        return self.weight.new_zeros(unit.size)

@@ -12,14 +12,13 @@ harmonium of Welling, Rosen-Zvi and Hinton, 2004).
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Bernoulli as BernoulliDistribution
+from torch.distributions import Binomial as BinomialDistribution
 from torch.distributions import (
-    Distribution,
     Independent,
     Normal,
     OneHotCategorical,
@@ -29,79 +28,15 @@ from torch.distributions import (
 from torch.nn.functional import softplus
 
 from genmodels.errors import BadInput
+from genmodels.joined import Joined
+from genmodels.unit import Unit
 from samplers.fused import uniform
-
-
-class Unit(nn.Module, ABC):
-    """A layer of independent sites with a field each."""
-
-    def __init__(self, size: int):
-        super().__init__()
-        if size < 1:
-            raise BadInput(f"A layer needs at least one unit, not {size}.")
-        self.size = size
-
-    @property
-    @abstractmethod
-    def num_states(self) -> int | None:
-        """Number of joint states of the layer; None where the support is continuous."""
-
-    @property
-    @abstractmethod
-    def num_draws(self) -> int:
-        """Noise numbers that one joint draw of the layer consumes."""
-
-    @abstractmethod
-    def log_partition(self, field: Float[Tensor, "*n d"]) -> Float[Tensor, "*n"]:
-        """log Σ_s exp(field · t(s) + log_base(s)), summed over the sites, in nats; exact."""
-
-    @abstractmethod
-    def mean(self, field: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
-        """Expected state of each site given its field."""
-
-    @abstractmethod
-    def noise(self, num: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
-        """The random numbers that `draw` turns into `num` joint states, of the dtype and device of `like`."""
-
-    @abstractmethod
-    def draw(self, field: Float[Tensor, "n d"], noise: Tensor) -> Float[Tensor, "n d"]:
-        """An exact draw of every site: a deterministic function of field and noise."""
-
-    @abstractmethod
-    def distribution(self, field: Float[Tensor, "*n d"]) -> Distribution:
-        """The layer given its field, as a torch distribution with event shape (d,)."""
-
-    @abstractmethod
-    def bias_from_data(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " d"]:
-        """The field at which the sites alone, uncoupled, have the mean of the data (slightly smoothed where bounded)."""
-
-    @abstractmethod
-    def check(self, x: Tensor) -> None:
-        """Raise `BadInput`, naming the first row and column, where `x` leaves the support."""
-
-    @abstractmethod
-    def config(self) -> dict[str, object]:
-        """The arguments that build this layer again."""
-
-    def statistic(self, state: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
-        """t(s), what the layer's neighbours and its bias couple to."""
-        return state
-
-    def log_base(self, state: Float[Tensor, "*n d"]) -> Float[Tensor, "*n"]:
-        """Log of the reference measure, summed over the sites, in nats."""
-        return state.new_zeros(state.shape[:-1])
-
-    def log_prob(self, field: Float[Tensor, "*n d"], state: Float[Tensor, "*n d"]) -> Float[Tensor, "*n"]:
-        """log p(s | field), summed over the sites, in nats; exact."""
-        return (field * self.statistic(state)).sum(-1) + self.log_base(state) - self.log_partition(field)
-
-    def states(self, index: Tensor) -> Float[Tensor, "n d"]:
-        """The joint states with the given numbers, 0 ≤ index < num_states."""
-        raise BadInput(f"{type(self).__name__} units are continuous: their states cannot be enumerated.")
 
 
 class Bernoulli(Unit):
     """Binary sites in {0, 1}: t(s) = s, counting measure; the field is the logit."""
+
+    is_binary = True
 
     @property
     def num_states(self) -> int:
@@ -140,6 +75,64 @@ class Bernoulli(Unit):
 
     def config(self):
         return {"type": "Bernoulli", "size": self.size}
+
+
+class Binomial(Unit):
+    """Sites in {0, ..., trials}: t(s) = s, log_base(s) = log C(trials, s); the field is the logit of each trial.
+
+    The sum of `trials` binary copies of a layer that share their biases and couplings (Teh and Hinton, 2001): with two, the
+    layer of the RBMs from which a DBM is stacked (Salakhutdinov and Hinton, 2009).
+    """
+
+    def __init__(self, size: int, trials: int = 2):
+        if trials < 1:
+            raise BadInput(f"Binomial units need at least one trial, not {trials}.")
+        super().__init__(size)
+        self.trials = trials
+
+    @property
+    def num_states(self) -> int:
+        return (self.trials + 1) ** self.size
+
+    @property
+    def num_draws(self) -> int:
+        return self.trials * self.size
+
+    def log_base(self, state):
+        ways = math.lgamma(self.trials + 1) - torch.lgamma(state + 1) - torch.lgamma(self.trials - state + 1)
+        return ways.sum(-1)
+
+    def log_partition(self, field):
+        return self.trials * softplus(field).sum(-1)
+
+    def mean(self, field):
+        return self.trials * torch.sigmoid(field)
+
+    def noise(self, num, like, generator):
+        return uniform(num, self.num_draws, dtype=like.dtype, device=like.device, generator=generator)
+
+    def draw(self, field, noise):
+        mean = torch.sigmoid(field)
+        trials = noise.split(self.size, -1)
+        return torch.stack([trial < mean for trial in trials]).sum(0).to(field.dtype)
+
+    def distribution(self, field):
+        return Independent(BinomialDistribution(self.trials, logits=field), 1)
+
+    def bias_from_data(self, x):
+        mean = (x.sum(0) + 0.5) / (self.trials * len(x) + 1)
+        return torch.log(mean) - torch.log1p(-mean)
+
+    def check(self, x):
+        bad = (x < 0) | (x > self.trials) | (x != x.round())
+        _refuse(x, bad, f"none of 0 to {self.trials}, the support of Binomial units; count successes")
+
+    def states(self, index):
+        powers = (self.trials + 1) ** torch.arange(self.size, device=index.device)
+        return ((index[:, None] // powers) % (self.trials + 1)).to(torch.get_default_dtype())
+
+    def config(self):
+        return {"type": "Binomial", "size": self.size, "trials": self.trials}
 
 
 class Gaussian(Unit):
@@ -229,6 +222,8 @@ class Categorical(Unit):
     def _grouped(self, flat: Tensor) -> Tensor:
         return flat.unflatten(-1, (self.groups, self.levels))
 
+    is_binary = True
+
     @property
     def num_states(self) -> int:
         return self.levels**self.groups
@@ -275,11 +270,13 @@ class Categorical(Unit):
 
 def unit_from_config(config: dict) -> Unit:
     """Build the layer that `Unit.config` describes."""
-    kinds = {"Bernoulli": Bernoulli, "Gaussian": Gaussian, "Categorical": Categorical}
+    kinds = {"Bernoulli": Bernoulli, "Binomial": Binomial, "Gaussian": Gaussian, "Categorical": Categorical}
     arguments = dict(config)
     kind = arguments.pop("type", None)
+    if kind == "Joined":
+        return Joined(*(unit_from_config(part) for part in arguments["parts"]))
     if kind not in kinds:
-        raise BadInput(f"Unknown unit type {kind!r}; known are {', '.join(kinds)}.")
+        raise BadInput(f"Unknown unit type {kind!r}; known are {', '.join(kinds)} and Joined.")
     return kinds[kind](**arguments)
 
 

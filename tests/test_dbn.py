@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
 import torch
 from torch import Tensor
-from zoo import combinations, generator, grid, some_states, tiny, z_scores
+from zoo import (
+    accepted,
+    chi_square,
+    combinations,
+    generator,
+    grid,
+    number,
+    rejected,
+    some_states,
+    tiny,
+    z_scores,
+)
 
-from genmodels import DBN, RBM, BadInput, Bernoulli, Categorical
+from genmodels import DBN, RBM, BadInput, Bernoulli, Categorical, Gaussian
+from genmodels.families.dbn import UpAndDown
 from genmodels.greedy import next_rbm
 from genmodels.likelihood import bound_report, elbo, exact_log_z, importance_bound
 from genmodels.likelihood.report import LikelihoodReport
-from genmodels.objectives import up_down
+from genmodels.objectives import layerwise, pcd, up_down
+from genmodels.training_state import part
+from samplers import metropolis_within_gibbs, run
 
 
 def random_dbn(seed: int = 0, scale: float = 0.7) -> DBN:
@@ -211,3 +226,59 @@ def test_up_down_starts_its_chains_where_it_is_told():
     assert up_down(model, num_chains=4).init(x, generator())["chains"].shape == (4, 5)
     with pytest.raises(BadInput, match="at least 1"):
         up_down(model, num_steps=0)
+
+
+def test_layerwise_learning_is_that_of_each_rbm_on_draws_of_the_one_below():
+    """The same random numbers, RBM by RBM: the gradients, to the last digit, and both ways alike."""
+    model = random_dbn()
+    with torch.no_grad():
+        for up, down in zip(model.recognition, model.generative, strict=True):
+            up.copy_(down)
+    x = some_states(model.units[0], 11)
+    objective = layerwise(model, num_steps=2)
+    state = objective.init(x, generator())
+    loss, after, _ = objective.step(x, state, generator(1))
+    loss.backward()
+    randoms = generator(1)
+    for i in range(3):
+        if i < 2:
+            rbm = RBM(model.units[i], model.units[i + 1]).double()
+            with torch.no_grad():
+                rbm.weight.copy_(model.generative[i])
+                rbm.visible_bias.copy_(model.bias_down[i])
+                rbm.hidden_bias.copy_(model.bias_up[i])
+            found = [model.generative[i].grad, model.bias_down[i].grad, model.bias_up[i].grad]
+        else:
+            rbm = copy.deepcopy(model.top)
+            found = [model.top.weight.grad, model.top.visible_bias.grad, model.top.hidden_bias.grad]
+        alone, left, _ = pcd(rbm, num_steps=2).step(x, part(f"layer.{i}", state), randoms)
+        expected = torch.autograd.grad(alone, [rbm.weight, rbm.visible_bias, rbm.hidden_bias])
+        for one, other in zip(found, expected, strict=True):
+            assert one is not None
+            assert torch.equal(one, other)
+        assert all(torch.equal(tensor, left[name]) for name, tensor in part(f"layer.{i}", after).items())
+        if i < 2:
+            assert torch.equal(model.recognition[i].grad, model.generative[i].grad)  # pyright: ignore
+            x = rbm.hidden.draw(rbm.field(1, (x, x)).detach(), rbm.hidden.noise(len(x), x, randoms))
+
+
+def test_layerwise_learning_refuses_hidden_variances():
+    with pytest.raises(BadInput, match="discrete hidden layers"):
+        layerwise(DBN([Bernoulli(3), Gaussian(2)], RBM(Bernoulli(5), Bernoulli(7))))
+
+
+@pytest.mark.many_steps
+@torch.no_grad()
+def test_missing_sites_are_drawn_given_the_others():
+    """χ² over the sites that are not held, given those that are. False alarms: 1e-5; other values of theirs are told apart."""
+    model = random_dbn()
+    x, _, log_p = joint(model)
+    held = torch.tensor([True, False, False])
+    start = torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64).expand(60_000, -1)
+    kernel, randoms = metropolis_within_gibbs(UpAndDown(model), held), generator()
+    drawn, _ = run(kernel, (start, model.encode(start).draw(randoms)), 40, generator=randoms)
+    assert bool((drawn[:, 0] == 1).all())
+    for value, verdict in ((1, accepted), (0, rejected)):
+        rows = x[:, 0] == value
+        index = number([drawn[:, 1:]], [x[rows][:, 1:]])
+        assert verdict(chi_square(index, log_p[rows].logsumexp(1).softmax(0)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -251,3 +253,19 @@ def test_a_report_says_what_its_number_is():
     conservative = log_likelihood(model, x, method="raise", num_chains=20, num_temperatures=50)
     assert isinstance(conservative.lower, Estimate)
     assert math.isfinite(conservative.lower.value)
+
+
+def test_ten_thousand_examples_stay_within_two_gibibytes():
+    """Mean field and annealing of a 784-500-1000 machine, in a process of its own."""
+    code = """
+import resource, torch
+from genmodels import DBM, Bernoulli
+from genmodels.likelihood import log_likelihood
+generator = torch.Generator().manual_seed(0)
+model = DBM(Bernoulli(784), Bernoulli(500), Bernoulli(1000), generator=generator).requires_grad_(False)
+x = torch.rand(10_000, 784, generator=generator).round()
+log_likelihood(model, x, method="ais", num_chains=100, num_temperatures=3, burn_in=1, generator=generator)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 2.0

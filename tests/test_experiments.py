@@ -5,14 +5,17 @@ from __future__ import annotations
 import importlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from experiments import (
+    classify_mnist,
     dae_mnist,
     dbm_mnist,
     dbn_mnist,
+    mixing_depth,
     mixing_rbm,
     ptt_mnist,
     rbm_mnist,
@@ -88,6 +91,35 @@ def test_vae_mnist(tmp_path: Path) -> None:
     assert check_shape(again)["metrics"]["long_bdmc_gap"] == found["long"]["long_bdmc_gap"]
 
 
+def test_classify_mnist(tmp_path: Path) -> None:
+    folders: dict[str, Any] = {
+        "out": tmp_path / "runs",
+        "dbn_out": tmp_path / "dbn",
+        "dbm_out": tmp_path / "dbm",
+        "results": tmp_path,
+    }
+    arms = ("discriminative", "hybrid", "joint", "dbn", "dbm", "random")
+    for arm, path in zip(arms, classify_mnist.main(smoke=True, arms=arms, **folders), strict=True):
+        assert 0 <= check_shape(path)["metrics"][f"{arm}_test_error"]["value"] <= 100
+    assert (tmp_path / "classify_mnist_given_label.png").is_file()
+    validated = {**folders, "out": tmp_path / "validated"}
+    assert classify_mnist.main(smoke=True, validate=True, arms=("discriminative",), **validated) == []
+
+
+def test_mixing_depth(tmp_path: Path) -> None:
+    folders: dict[str, Any] = {
+        "out": tmp_path / "runs",
+        "dbn_out": tmp_path / "dbn",
+        "dbm_out": tmp_path / "dbm",
+        "results": tmp_path,
+    }
+    metrics = check_shape(mixing_depth.main(smoke=True, **folders))["metrics"]
+    for name in ("bottom", "top"):
+        assert 0 <= metrics[f"{name}_changes_per_sweep"]["value"] <= 1
+        assert sum(metrics[f"{name}_class_{label}"]["value"] for label in range(10)) == 20
+    assert (tmp_path / "mixing_depth.png").is_file()
+
+
 def test_score_digits(tmp_path: Path) -> None:
     metrics = check_shape(score_digits.main(smoke=True, out=tmp_path / "runs", results=tmp_path))["metrics"]
     assert metrics["test_bits_per_dimension"]["value"] > 0
@@ -122,7 +154,7 @@ def test_sparse_coding(tmp_path: Path) -> None:
 
 def test_dbm_mnist(tmp_path: Path) -> None:
     metrics = check_shape(dbm_mnist.main(smoke=True, out=tmp_path / "runs", results=tmp_path))["metrics"]
-    for way in ("greedy", "joint"):
+    for way in ("greedy", "doubled", "joint"):
         assert metrics[f"{way}_variational_bound"]["bound"] == "none"
         assert metrics[f"{way}_importance_weighted_reverse"]["bound"] == "lower"
         assert (tmp_path / f"dbm_mnist_{way}_inpainting.png").is_file()

@@ -76,7 +76,9 @@ def test_a_model_file_knows_no_objective_estimator_sampler_or_other_model() -> N
         "code_encoders",
         "networks",
         "boltzmann",
+        "unit",
         "units",
+        "joined",
         "interface",
     ):
         for imported in imports(f"genmodels.{name}"):

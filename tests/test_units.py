@@ -7,7 +7,8 @@ from torch import Tensor
 from zoo import accepted, chi_square, deviation, generator, grid, log_prob, number, rejected
 
 from genmodels import BadInput, Bernoulli, Categorical, Gaussian
-from genmodels.units import Unit, unit_from_config
+from genmodels.joined import Joined
+from genmodels.units import Binomial, Unit, unit_from_config
 
 NUM_DRAWS = 100_000
 MAKE = {
@@ -15,6 +16,10 @@ MAKE = {
     "Categorical": lambda: Categorical(2, 5),
     "Categorical, more groups than levels": lambda: Categorical(5, 3),
     "Gaussian": lambda: Gaussian(3, variance=1.7),
+    "Binomial": lambda: Binomial(3, 2),
+    "Binomial, more trials": lambda: Binomial(2, 5),
+    "Joined": lambda: Joined(Bernoulli(2), Categorical(1, 5)),
+    "Joined, within itself": lambda: Joined(Categorical(2, 3), Joined(Bernoulli(1), Bernoulli(2))),
 }
 DISCRETE = [name for name in MAKE if name != "Gaussian"]
 
@@ -23,7 +28,7 @@ def make(name: str) -> Unit:
     unit = MAKE[name]().double()
     with torch.no_grad():
         for parameter in unit.parameters():
-            parameter += 0.3 * torch.randn(unit.size, generator=generator(1))
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator(1))
     return unit
 
 
@@ -154,6 +159,8 @@ BAD = [
     ("Bernoulli", float("nan"), "Row 2, column 4 holds nan"),
     ("Categorical", 0.5, "Row 2, column 4 holds 0.5"),
     ("Categorical", float("inf"), "Row 2, column 4 holds inf"),
+    ("Binomial", 0.5, "Row 2, column 1 holds 0.5"),
+    ("Binomial", 3.0, "Row 2, column 1 holds 3"),
     ("Gaussian", float("inf"), "Row 2, column 1 holds inf"),
     ("Gaussian", float("nan"), "Row 2, column 1 holds nan"),
 ]
@@ -164,10 +171,39 @@ def test_check_names_row_and_column(name: str, value: float, start: str):
     unit = make(name)
     x = grid(unit)[0][:11].clone()
     unit.check(x)
-    x[2, 1 if name == "Gaussian" else 4] = value
+    x[2, 1 if name in ("Gaussian", "Binomial") else 4] = value
     x[7, 0] = value
     with pytest.raises(BadInput, match=f"^{start}, .*\\.$"):
         unit.check(x)
+
+
+def test_joined_layers_check_each_part_and_name_its_columns():
+    unit = Joined(Bernoulli(2), Categorical(1, 5))
+    x = unit.states(torch.arange(11))
+    unit.check(x)
+    x[3, 1] = 0.5
+    with pytest.raises(BadInput, match=r"^Of columns 0 to 1, counted from 0: Row 3, column 1 holds 0.5"):
+        unit.check(x)
+    x[3, 1] = 1.0
+    x[4, 2:] = 1.0
+    with pytest.raises(BadInput, match=r"^Of columns 2 to 6, counted from 2: Row 4, column 0 .*one-hot"):
+        unit.check(x)
+
+
+def test_joined_layers_may_be_part_continuous():
+    unit = Joined(Gaussian(2, variance=1.7), Bernoulli(3)).double()
+    assert unit.num_states is None
+    assert not unit.is_binary
+    field = fields(unit, 11)
+    parts = unit.parts
+    torch.testing.assert_close(unit.mean(field), torch.cat([field[:, :2], parts[1].mean(field[:, 2:])], 1))
+    drawn = unit.draw(field, unit.noise(11, field, generator()))
+    expected = log_prob(parts[0], field[:, :2], drawn[:, :2]) + log_prob(parts[1], field[:, 2:], drawn[:, 2:])
+    torch.testing.assert_close(unit.log_prob(field, drawn), expected)
+    torch.testing.assert_close(log_prob(unit, field, drawn), expected)
+    assert unit.distribution(field).sample().shape == (11, 5)
+    with pytest.raises(BadInput, match="continuous"):
+        unit.states(torch.arange(2))
 
 
 @pytest.mark.parametrize("second", [0.0, 1.0])
@@ -208,6 +244,8 @@ def test_configuration_builds_the_layer_again(unit: Unit):
         (lambda: Bernoulli(0), "at least one unit"),
         (lambda: Categorical(3, 1), "at least two levels"),
         (lambda: Gaussian(3, variance=0.0), "must be positive"),
+        (lambda: Binomial(3, 0), "at least one trial"),
+        (lambda: Joined(Bernoulli(3)), "at least two layers"),
         (lambda: unit_from_config({"type": "Poisson", "size": 3}), "Unknown unit type 'Poisson'"),
     ],
 )

@@ -167,13 +167,11 @@ def _range(states: Tensors) -> Tensor:
 
 def number(state: Sequence[Tensor], among: Sequence[Tensor]) -> Tensor:
     """The index of every row of `state` in the list `among` of all discrete states."""
-    codes, wanted = (_code(torch.cat(list(layers), 1)) for layers in (among, state))
+    listed, found = (torch.cat(list(layers), 1).double() for layers in (among, state))
+    powers = (listed.max() + 1) ** torch.arange(listed.shape[1], dtype=torch.float64)
+    codes, wanted = listed @ powers, found @ powers
     ordered, order = codes.sort()
     return order[torch.searchsorted(ordered, wanted)]
-
-
-def _code(bits: Tensor) -> Tensor:
-    return bits.double() @ (2.0 ** torch.arange(bits.shape[1], dtype=torch.float64))
 
 
 def chi_square(index: Tensor, probabilities: Tensor) -> float:

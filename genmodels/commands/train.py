@@ -16,6 +16,7 @@ from genmodels.fit import CHECKPOINT, ShowProgress
 from genmodels.flags import StoredModel, Train, TrainDae, TrainDbm, TrainRbm, TrainVae
 from genmodels.flags.arguments import command_line
 from genmodels.flags.common import TrainModel
+from genmodels.flags.dbn import TrainDbn
 from genmodels.flags.psd import TrainPsd
 from genmodels.flags.sparse_coding import TrainSparseCoding
 from genmodels.flags.target_prop import TrainTargetProp
@@ -27,6 +28,7 @@ from genmodels.ranks import was_restarted
 FAMILY_OF: dict[type[TrainModel], Family] = {
     TrainRbm: FAMILIES["rbm"],
     TrainDbm: FAMILIES["dbm"],
+    TrainDbn: FAMILIES["dbn"],
     TrainVae: FAMILIES["vae"],
     TrainDae: FAMILIES["dae"],
     TrainSparseCoding: FAMILIES["sparse-coding"],

@@ -2,6 +2,7 @@
 
 from genmodels.families.dae import DAE_FAMILY
 from genmodels.families.dbm import DBM_FAMILY
+from genmodels.families.dbn import DBN_FAMILY
 from genmodels.families.family import Drawn, Family
 from genmodels.families.psd import PSD_FAMILY
 from genmodels.families.rbm import RBM_FAMILY
@@ -14,6 +15,7 @@ FAMILIES: dict[str, Family] = {
     for family in (
         RBM_FAMILY,
         DBM_FAMILY,
+        DBN_FAMILY,
         VAE_FAMILY,
         DAE_FAMILY,
         SPARSE_CODING_FAMILY,

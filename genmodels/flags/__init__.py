@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg, subcommand
 from genmodels.flags.common import Off, OptionalInt, OptionalPath, OptionalText
 from genmodels.flags.dae import TrainDae
 from genmodels.flags.dbm import TrainDbm
+from genmodels.flags.dbn import TrainDbn
 from genmodels.flags.psd import TrainPsd
 from genmodels.flags.rbm import TrainRbm
 from genmodels.flags.sparse_coding import TrainSparseCoding
@@ -33,6 +34,7 @@ class Train:
     model: (
         Annotated[TrainRbm, subcommand("rbm")]
         | Annotated[TrainDbm, subcommand("dbm")]
+        | Annotated[TrainDbn, subcommand("dbn")]
         | Annotated[TrainVae, subcommand("vae")]
         | Annotated[TrainDae, subcommand("dae")]
         | Annotated[TrainSparseCoding, subcommand("sparse-coding")]

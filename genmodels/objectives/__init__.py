@@ -1,11 +1,13 @@
 """Training principles: factories that return an `Objective` for a model that has what they need."""
 
 from genmodels.objectives.accumulated import accumulated
+from genmodels.objectives.classifying import classification, discriminative, hybrid
 from genmodels.objectives.contrastive import cd, fpcd, pcd
 from genmodels.objectives.denoising import denoising
 from genmodels.objectives.dictionary import dictionary_learning
 from genmodels.objectives.elbo import dreg, elbo, iwae, reweighted_wake_sleep
 from genmodels.objectives.labelled import back_propagation, supervised_target_propagation
+from genmodels.objectives.layerwise import layerwise
 from genmodels.objectives.multimodal import multimodal_target_propagation
 from genmodels.objectives.noise_levels import noise_levels
 from genmodels.objectives.objective import Objective
@@ -24,12 +26,16 @@ __all__ = [
     "amortised_map",
     "back_propagation",
     "cd",
+    "classification",
     "denoising",
     "dictionary_learning",
+    "discriminative",
     "dreg",
     "elbo",
     "fpcd",
+    "hybrid",
     "iwae",
+    "layerwise",
     "multimodal_target_propagation",
     "noise_levels",
     "pcd",
