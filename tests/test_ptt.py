@@ -166,7 +166,7 @@ def test_a_phase_that_no_chain_has_met_shows_in_the_overlap():
         model.visible_bias.fill_(-3.0)
         model.hidden_bias.fill_(-7.0)
     x = torch.zeros(3, 7)
-    objective = ptt(model, num_chains=20_001, undo_below=0.0)
+    objective = ptt(model, num_chains=20_001)
     state = objective.init(x, generator(1))
     state = state | {"chains": torch.zeros_like(state["chains"])}
     state["chain_energy"] = model.free_energy(state["chains"]).double().detach()

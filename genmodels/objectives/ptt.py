@@ -54,8 +54,8 @@ def ptt(
     met yet shows only there (there is none in the paper; without it the first checkpoints may lie so far apart that log Z
     is lost). When the overlap falls below `freeze_below` the model becomes the new checkpoint: its chains run for
     twenty autocorrelation times (of F, summed until it is lost in the noise) and fill a new reservoir over twenty more. An
-    update that takes it below `undo_below` is undone and the rate halved; every new checkpoint doubles it again, up to what
-    the optimizer was given (there it stays halved, which from rates that suit the end of training stops the beginning).
+    update that takes the mean below `undo_below` is undone and the rate halved; every new checkpoint doubles it again, up
+    to what the optimizer was given (there it stays halved, which from rates that suit the end of training stops the beginning).
 
     So log Z is known on the way, as the metrics `log_z` (Bennett's acceptance ratio from checkpoint to checkpoint, which is
     consistent), with the standard error `log_z_error` of independent states, between `log_z_lower` and `log_z_upper`
@@ -67,7 +67,7 @@ def ptt(
     if num_steps < 1 or (num_chains is not None and num_chains < 1):
         raise BadInput("num_steps and num_chains must be at least 1.")
     if not 0 <= undo_below < freeze_below < 1:
-        raise BadInput("The overlaps must satisfy 0 <= undo_below < freeze_below < 1.")
+        raise BadInput("The acceptances must satisfy 0 <= undo_below < freeze_below < 1.")
     frozen = Frozen(model, precision)
 
     @torch.no_grad()
@@ -115,7 +115,7 @@ def ptt(
         }
         metrics |= {"log_z_error": state["log_z_variance"].sqrt(), "energy_difference": phases.value}
         metrics["log_likelihood"] = -_free_energy(model, layers, x, phases.field[num:]).mean() - metrics["log_z"]
-        if undo_below < overlap < freeze_below:
+        if overlap < freeze_below and float(swap_prob) > undo_below:
             _freeze(model, layers, frozen, state, generator)
         state |= phases.offsets | _under("previous", _copies(model))
         metrics |= {name: state[name] for name in ("num_checkpoints", "rate")}
@@ -124,7 +124,7 @@ def ptt(
     def step(x: Tensor, state: ObjectiveState, generator: torch.Generator):
         with torch.no_grad():
             phases, new, metrics = attempt(x, state, generator)
-            if float(metrics["overlap"]) <= undo_below:
+            if float(metrics["swap_prob"]) <= undo_below:
                 _restore(model, state)
                 phases, new, metrics = attempt(x, state | {"rate": state["rate"] / 2}, generator)
         return new["rate"] * with_gradient(phases.value, *phases.descent), new, metrics
