@@ -6,8 +6,7 @@ of one pass with the missingness mask, the end of the climb of Algorithm 6, a st
 mean of the chain's states? Measured on test digits: the cross-entropy of the missing pixels under the answer (nats), its
 squared error per pixel, and how often a classifier, trained on whole digits, takes the completed digit for another class.
 
-The same three for a stack whose top also learned by walk-back (three steps), and for one whose encoders also learned from the
-reconstructions at the top.
+The same for a stack whose top learned by walk-back (three steps).
 
     python -m experiments.target_prop_halves            # all stacks
     python -m experiments.target_prop_halves --smoke    # the same code on `digits`, in seconds
@@ -38,7 +37,7 @@ from genmodels.objectives.multimodal import multimodal_target_propagation
 
 SHOWN = 8
 """Digits in the picture."""
-STACKS: dict[str, dict[str, Any]] = {"base": {}, "walk": {"walk": 3}, "match": {"match": 0.1}}
+STACKS: dict[str, dict[str, Any]] = {"base": {}, "walk": {"walk": 3}}
 
 
 @dataclass(frozen=True)
