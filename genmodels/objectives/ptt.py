@@ -14,7 +14,6 @@ from genmodels.boltzmann import Layers
 from genmodels.errors import BadInput
 from genmodels.interface import require
 from genmodels.likelihood.bridge import bennett, bennett_variance
-from genmodels.likelihood.estimate import effective_sample_size
 from genmodels.objectives.objective import Objective, ObjectiveState, with_gradient
 from genmodels.objectives.phases import Penalty, compare_phases, first_offsets
 from genmodels.rbm import RBM
@@ -49,13 +48,14 @@ def ptt(
         min(1, exp(F(x) − F(r) + F_0(r) − F_0(x))),
 
     F the free energy of the model and F_0 that of the checkpoint, which keeps both at equilibrium and lets the chains jump
-    between modes. The model's overlap with its checkpoint is the mean of it, or the effective sample size of the
-    reservoir's states as draws of the model, a fraction, where that is less: a phase that the model grows and no chain has
-    met yet shows only there (there is none in the paper; without it the first checkpoints may lie so far apart that log Z
-    is lost). When the overlap falls below `freeze_below` the model becomes the new checkpoint: its chains run for
-    twenty autocorrelation times (of F, summed until it is lost in the noise) and fill a new reservoir over twenty more. An
-    update that takes the mean below `undo_below` is undone and the rate halved; every new checkpoint doubles it again, up
-    to what the optimizer was given (there it stays halved, which from rates that suit the end of training stops the beginning).
+    between modes. The model's overlap with its checkpoint is the mean of it, or what the mean would be at equilibrium by the
+    reservoir alone, Σ_ij min(w_i, w_j) / (n Σ_i w_i) with w = exp(F_0 − F) of its states, where that is less: a phase that
+    the model grows and no chain has met yet shows only there (the paper looks at the chains alone; the first checkpoints may
+    then lie so far apart that log Z is lost). When the overlap falls below `freeze_below` the model becomes the new
+    checkpoint: its chains run for twenty autocorrelation times (of F, summed until it is lost in the noise) and fill a new
+    reservoir over twenty more. An update that takes it below `undo_below` is undone and the rate halved; every new
+    checkpoint doubles it again, up to what the optimizer was given (there it stays halved, which from rates that suit the
+    end of training stops the beginning).
 
     So log Z is known on the way, as the metrics `log_z` (Bennett's acceptance ratio from checkpoint to checkpoint, which is
     consistent), with the standard error `log_z_error` of independent states, between `log_z_lower` and `log_z_upper`
@@ -67,7 +67,7 @@ def ptt(
     if num_steps < 1 or (num_chains is not None and num_chains < 1):
         raise BadInput("num_steps and num_chains must be at least 1.")
     if not 0 <= undo_below < freeze_below < 1:
-        raise BadInput("The acceptances must satisfy 0 <= undo_below < freeze_below < 1.")
+        raise BadInput("The overlaps must satisfy 0 <= undo_below < freeze_below < 1.")
     frozen = Frozen(model, precision)
 
     @torch.no_grad()
@@ -107,7 +107,7 @@ def ptt(
         at_slot = torch.where(swap.accept, swap.at_chain, swap.at_partner)
         swap_prob = (at_slot - at_chain).clamp(max=0).exp().mean()
         # Of the reservoir's states as they were: the exchange takes away those that fit the model best.
-        overlap = min(float(swap_prob), effective_sample_size(swap.at_partner) / num)
+        overlap = min(float(swap_prob), acceptance_at_equilibrium(swap.at_partner))
         metrics = {
             "swap_prob": swap_prob,
             "overlap": swap_prob.new_tensor(overlap),
@@ -115,7 +115,7 @@ def ptt(
         }
         metrics |= {"log_z_error": state["log_z_variance"].sqrt(), "energy_difference": phases.value}
         metrics["log_likelihood"] = -_free_energy(model, layers, x, phases.field[num:]).mean() - metrics["log_z"]
-        if overlap < freeze_below and float(swap_prob) > undo_below:
+        if undo_below < overlap < freeze_below:
             _freeze(model, layers, frozen, state, generator)
         state |= phases.offsets | _under("previous", _copies(model))
         metrics |= {name: state[name] for name in ("num_checkpoints", "rate")}
@@ -124,7 +124,7 @@ def ptt(
     def step(x: Tensor, state: ObjectiveState, generator: torch.Generator):
         with torch.no_grad():
             phases, new, metrics = attempt(x, state, generator)
-            if float(metrics["swap_prob"]) <= undo_below:
+            if float(metrics["overlap"]) <= undo_below:
                 _restore(model, state)
                 phases, new, metrics = attempt(x, state | {"rate": state["rate"] / 2}, generator)
         return new["rate"] * with_gradient(phases.value, *phases.descent), new, metrics
@@ -233,6 +233,18 @@ def _freeze(model: RBM, layers: Layers, frozen: Frozen, state: ObjectiveState, g
     state["chain_energy"] = _free_energies(model, state["chains"])
     state["num_checkpoints"] = state["num_checkpoints"] + 1
     state["rate"] = (2 * state["rate"]).clamp(max=1)
+
+
+def acceptance_at_equilibrium(log_ratio: Float[Tensor, " n"]) -> float:
+    """Mean acceptance of exchanges between f and f_0, from w = f / f_0 at n draws of f_0 alone: Σ_ij min(w_i, w_j) / (n Σ_i w_i).
+
+    That is E[min(1, w(r) / w(x))] with x such a draw too, weighted by w. Too large while no draw is where f has grown.
+    """
+    num = len(log_ratio)
+    weight = torch.exp(log_ratio.double() - log_ratio.max()).sort().values
+    # The k-th smallest is the smaller one of 2 (n − k) + 1 ordered pairs.
+    pairs = torch.arange(2 * num - 1, 0, -2, dtype=weight.dtype, device=weight.device)
+    return float((pairs * weight).sum() / (num * weight.sum()))
 
 
 def autocorrelation_time(series: Float[Tensor, "t c"]) -> float:
