@@ -31,7 +31,7 @@ in_discrete_pairs = pytest.mark.parametrize("pair", DISCRETE_PAIRS, ids="-".join
 
 def equilibrium(pair: tuple[str, str], num: int) -> tuple[RBM, RBM, Frozen, dict[str, Tensor]]:
     """A model and another as its checkpoint, chains and reservoir drawn exactly from each."""
-    model, other = tiny(*pair, seed=1, scale=1.0), tiny(*pair, seed=2, scale=1.0)
+    model, other = tiny(*pair, seed=1, scale=0.8), tiny(*pair, seed=2, scale=0.8)
     frozen = Frozen(model, "float32")
     frozen.load({f"frozen.{name}": p.detach() for name, p in other.named_parameters()})
     reservoir = exact_draws(other, 2 * num, generator(4))
@@ -69,7 +69,7 @@ def exchanged(pair: tuple[str, str], *, forget_checkpoint: bool = False) -> tupl
 @in_discrete_pairs
 def test_exchange_and_sweep_keep_chains_and_reservoir_at_their_equilibria(pair: tuple[str, str]):
     chains, reservoir, accept_prob = exchanged(pair)
-    assert 0.01 < accept_prob < 0.95
+    assert 0.05 < accept_prob < 0.95
     assert accepted(chains)
     assert accepted(reservoir)
 

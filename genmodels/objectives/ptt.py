@@ -58,10 +58,11 @@ def ptt(
     end of training stops the beginning).
 
     So log Z is known on the way, as the metrics `log_z` (Bennett's acceptance ratio from checkpoint to checkpoint, which is
-    consistent), with the standard error `log_z_error` of independent states, between `log_z_lower` and `log_z_upper`
-    (exponential averages over states of the checkpoint and over the chains: stochastic bounds), in nats. All this holds
-    as far as chains are at equilibrium. An update pushes away the very chains that it has seen, by about the learning rate
-    times ‖∂F‖² / `num_chains` nats of F each: where that comes near 1, take more chains or a lower rate.
+    consistent), with the standard error `log_z_error` of its ratios if states are independent, between `log_z_lower` and
+    `log_z_upper` (exponential averages over states of the checkpoint and over the chains: stochastic bounds), in nats. All
+    this holds as far as chains are at equilibrium, of which the error knows nothing. An update pushes away the very chains
+    that it has seen, by about the learning rate times ‖∂F‖² / `num_chains` nats of F each: where that comes near 1, take
+    more chains or a lower rate.
     """
     require(model, RBM, by="ptt")
     if num_steps < 1 or (num_chains is not None and num_chains < 1):
