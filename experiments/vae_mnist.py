@@ -79,7 +79,7 @@ class Config:
     bound_draws: int = 5000
     chains: int = 16
     temperatures: int = 300
-    simulated: int = 8
+    simulated: int = 100
     """Images simulated for the gap."""
     timed: int = 64
     timed_temperatures: int = 10
@@ -98,8 +98,8 @@ def _config(long: dict[str, Any], short: dict[str, Any], **options: Any) -> Conf
 
 
 DEFAULT = _config(
-    {"epochs": 300, "batch_size": 100, "learning_rate": 2e-3, "num_test": 1000, "num_annealed": 8},
-    {"epochs": 10, "batch_size": 20, "learning_rate": 1e-3, "num_test": 2000},
+    {"epochs": 550, "batch_size": 100, "learning_rate": 2e-3, "num_test": 10_000, "num_annealed": 100},
+    {"epochs": 20, "batch_size": 20, "learning_rate": 1e-3, "num_test": 10_000},
 )
 _FULL = {"epochs": 3280, "batch_size": 20, "learning_rate": 1e-3, "num_test": 10_000, "num_annealed": 1000}
 FULL = _config(_FULL, _FULL, simulated=1000)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Float32, Int16, Int64, UInt8
 from torch import Tensor
 
 from genmodels.errors import BadInput
@@ -79,8 +79,18 @@ class DataSet:
 
 
 def _bernoulli(greys: UInt8[Tensor, "b d"], generator: torch.Generator) -> Float32[Tensor, "b d"]:
-    # A uniform draw from the 255 values 0..254 lies below g with probability g / 255, with no rounding, and costs a
-    # quarter of torch.bernoulli on a CPU.
-    noise = torch.empty(greys.shape, dtype=torch.uint8, device=generator.device)
-    noise.random_(0, 255, generator=generator)
-    return (noise.to(greys.device) < greys).float()
+    # One 64-bit draw gives four 16-bit ones, at a tenth of the cost of torch.bernoulli. Of 2¹⁶ values the highest is drawn
+    # anew, so a draw from the 65,535 = 255 · 257 others lies below 257 g with probability g / 255, with no rounding.
+    lowest, highest = torch.iinfo(torch.int16).min, torch.iinfo(torch.int16).max
+    noise = _sixteen_bits(greys.numel(), generator)
+    while noise.numel() and noise.max() == highest:
+        refused = (noise == highest).nonzero().squeeze(1)
+        noise[refused] = _sixteen_bits(len(refused), generator)
+    threshold = greys.to(torch.int16).mul_(257).add_(lowest)  # wraps around at 2¹⁵ twice, and ends in range
+    drawn = torch.empty(greys.shape, device=greys.device)
+    return torch.lt(noise.view(greys.shape).to(greys.device), threshold, out=drawn)
+
+
+def _sixteen_bits(num: int, generator: torch.Generator) -> Int16[Tensor, "num"]:
+    words = torch.empty(num // 4 + 1, dtype=torch.int64, device=generator.device)
+    return words.random_(torch.iinfo(torch.int64).min, None, generator=generator).view(torch.int16)[:num]
