@@ -12,11 +12,13 @@ from torch import Tensor
 
 from samplers.fused import native
 from samplers.fused.one_pass import OnePass, check_shape, vector
+from samplers.fused.products import has_int8
 
 _LANES, _SLICES = 16, 2  # as in sliced.cpp
 _WORTH_A_THREAD = 1 << 22  # multiplications that a further thread pays for, about 30 microseconds
 _ROUNDING = 32  # multiplications that take the time of rounding one weight
 _DECIDING = 256  # ... of drawing one site whose field is known
+_WORTH_SCREENING = 0.15  # share of states that one byte of the weights may leave open
 
 
 class _Source(ctypes.Structure):
@@ -46,6 +48,10 @@ class _Weight(ctypes.Structure):
         ("input_stride", ctypes.c_int64),
         ("output_stride", ctypes.c_int64),
     )
+
+
+class _Screen(ctypes.Structure):
+    _fields_ = (("high", ctypes.c_void_p), ("low", ctypes.c_void_p), ("numbers", ctypes.c_void_p * 6))
 
 
 class _CpuPass(OnePass):
@@ -103,6 +109,13 @@ class _CpuPass(OnePass):
         out = torch.empty(num, self._outputs)
         if num == 0:
             return out
+        self._call(f"{self.name}_{name}", inputs, (beta, slope, base), out, *key)
+        return out
+
+    def _call(self, kernel: str, inputs: Sequence[Tensor], affine: tuple, out: Tensor, *more) -> int:
+        """Run a kernel on the states of the neighbours; `affine`: β, slope and base."""
+        beta, slope, base = affine
+        num = len(out)
         for x, size in zip(inputs, self._sizes, strict=True):
             check_shape(x, num, size)
         rows = [unit_stride(x) for x in inputs]
@@ -118,10 +131,8 @@ class _CpuPass(OnePass):
             out.data_ptr(),
             num,
         )
-        getattr(_library(), f"{self.name}_{name}")(
-            ctypes.byref(job), *key, threads_for(num * self._outputs * self._groups * self.inputs)
-        )
-        return out
+        threads = threads_for(num * self._outputs * self._groups * self.inputs)
+        return getattr(_library(), kernel)(ctypes.byref(job), *more, threads)
 
 
 class LookupConditional(_CpuPass):
@@ -131,13 +142,46 @@ class LookupConditional(_CpuPass):
     Weights are rounded to multiples of a power of two, at most R / 2²⁹ for R the largest Σ_i |W_ij| of any output, and
     summed exactly in integers. A sum is therefore off by at most m R / 2³⁰ for m active inputs, and its conversion to
     float32 by 2⁻²⁴ of its size: no more than a float32 product. States other than 0 count as 1.
+
+    Where the processor multiplies bytes, draws need no look-up as a rule. Weights rounded to bytes give a field and a bound
+    of its error, whatever the states; the few states whose random numbers lie within it are decided by a second byte, or
+    the whole sums.
+    The states are the same, bit for bit.
     """
 
     name = "lookup"
     inputs = 5
 
+    def __init__(self, weights: Sequence[Tensor]):
+        super().__init__(weights)
+        self._screening = has_int8(self.device)
+
+    def draw(self, inputs, beta, slope, base, key):
+        if not self._screening or len(inputs[0]) == 0:
+            return super().draw(inputs, beta, slope, base, key)
+        out = torch.empty(len(inputs[0]), self._outputs)
+        screen = ctypes.byref(self._screen[0])
+        unsure = self._call("screen_draw", inputs, (beta, slope, base), out, screen, _seed(key))
+        # Weights of very unequal sizes: bytes decide too little, and go on deciding too little.
+        self._screening = unsure <= _WORTH_SCREENING * out.numel()
+        return out
+
+    @functools.cached_property
+    def _screen(self) -> tuple[_Screen, list[Tensor]]:
+        """The weights in bytes, and the memory they are in."""
+        inputs, blocks = self._groups * self.inputs, -(-self._outputs // (2 * _LANES))
+        high = torch.zeros(blocks, -(-inputs // 4), 2 * _LANES, 4, dtype=torch.int8)
+        low = torch.zeros(self._outputs, -(-inputs // 64) * 64, dtype=torch.int8)
+        numbers = torch.empty(6, self._outputs)
+        memory = [high, low, numbers]
+        whole = (self._packed.data_ptr(), self._outputs, inputs, self._scale.data_ptr())
+        threads = threads_for(_ROUNDING * self._packed.numel())
+        _library().screen_prepare(*whole, *(tensor.data_ptr() for tensor in memory), threads)
+        places = (ctypes.c_void_p * 6)(*[row.data_ptr() for row in numbers])
+        return _Screen(high.data_ptr(), low.data_ptr(), places), memory
+
     def _room(self):
-        return torch.empty(self._outputs, self._groups * self.inputs, dtype=torch.int32)
+        return torch.empty(self._outputs, -(-self._groups * self.inputs // _LANES) * _LANES, dtype=torch.int32)
 
 
 class SlicedConditional(_CpuPass):
@@ -169,6 +213,9 @@ def _library() -> ctypes.CDLL:
         field.argtypes = [ctypes.POINTER(_Job), number]
         draw.argtypes = [ctypes.POINTER(_Job), ctypes.c_uint64, number]
     pointer, real = ctypes.c_void_p, ctypes.c_float
+    library.screen_prepare.argtypes = [pointer, number, number, *[pointer] * 4, number]
+    library.screen_draw.argtypes = [ctypes.POINTER(_Job), ctypes.POINTER(_Screen), ctypes.c_uint64, number]
+    library.screen_draw.restype = number
     library.draw_sites.argtypes = [pointer, number, number, real, ctypes.c_uint64, pointer, number]
     library.log_partition.argtypes = [pointer, number, number, real, pointer, number]
     return library

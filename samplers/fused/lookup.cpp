@@ -9,7 +9,6 @@
 
 namespace {
 
-constexpr int kInputs = 5;              // inputs a table
 constexpr int kBlocks = 4;              // vectors of chains in registers together
 constexpr int kColumns = 4;             // outputs in registers together: the four words of one random number
 constexpr int kGroups = 32;             // groups whose tables stay in the first-level cache
@@ -20,7 +19,7 @@ void pack(const Job& job, int64_t first, int64_t count, __m512i* index) {
   int64_t begin = 0;
   for (int64_t s = 0; s < job.num_sources; ++s) {
     const Source& source = job.sources[s];
-    const int64_t own = (source.size + kInputs - 1) / kInputs, row_bytes = (source.size + 15) / 16 * 2 + 4;
+    const int64_t own = (source.size + kFive - 1) / kFive, row_bytes = (source.size + 15) / 16 * 2 + 4;
     std::vector<uint8_t> bits(kLanes * row_bytes);
     const __m512i rows = _mm512_mullo_epi32(
         _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(row_bytes));
@@ -35,12 +34,12 @@ void pack(const Job& job, int64_t first, int64_t count, __m512i* index) {
       }
       __m512i* target = index + block * groups + begin;
       for (int64_t g = 0; g < own; g += 5) {  // a word of 32 bits from any byte on holds 25 bits, five groups
-        const int64_t bit = g * kInputs;
+        const int64_t bit = g * kFive;
         __m512i word = _mm512_i32gather_epi32(rows, bits.data() + bit / 8, 1);
         word = _mm512_srl_epi32(word, _mm_cvtsi64_si128(bit % 8));
         for (int64_t k = g; k < std::min(g + 5, own); ++k) {
           target[k] = _mm512_and_si512(word, _mm512_set1_epi32(31));
-          word = _mm512_srli_epi32(word, kInputs);
+          word = _mm512_srli_epi32(word, kFive);
         }
       }
     }
@@ -50,7 +49,7 @@ void pack(const Job& job, int64_t first, int64_t count, __m512i* index) {
 
 // The 32 sums of every group of one output.
 void build(const int32_t* weight, int64_t groups, int64_t ahead, __m512i* table) {
-  for (int64_t g = 0; g < groups; ++g, weight += kInputs) {
+  for (int64_t g = 0; g < groups; ++g, weight += kFive) {
     _mm_prefetch(weight + ahead, _MM_HINT_T0);  // of the next outputs: with few chains, waiting for weights is most of the time
     __m512i sums = _mm512_maskz_set1_epi32(0xAAAA, weight[0]);
     sums = _mm512_mask_add_epi32(sums, 0xCCCC, sums, _mm512_set1_epi32(weight[1]));
@@ -108,8 +107,8 @@ void sum_inputs(const Job& job, int64_t output, int64_t blocks, Scratch& scratch
   for (int64_t g = 0; g < job.groups; g += kGroups) {
     const int64_t some = std::min<int64_t>(kGroups, job.groups - g);
     for (int c = 0; c < kColumns; ++c) {
-      const int32_t* row = static_cast<const int32_t*>(job.weight) + std::min(output + c, job.outputs - 1) * job.groups * kInputs;
-      build(row + g * kInputs, some, kColumns * job.groups * kInputs, scratch.table + 2 * c);
+      const int32_t* row = static_cast<const int32_t*>(job.weight) + std::min(output + c, job.outputs - 1) * row_size(job.groups);
+      build(row + g * kFive, some, kColumns * row_size(job.groups), scratch.table + 2 * c);
     }
     for (int64_t block = 0; block < blocks; block += kBlocks)
       kAccumulate[std::min<int64_t>(kBlocks, blocks - block) - 1](
@@ -203,7 +202,7 @@ inline __m512 load(const Weight& weight, int64_t input, int64_t output, __mmask1
 template <typename Visit>
 void visit(const Weight* weights, int64_t num, int64_t output, Visit visitor) {
   for (int64_t w = 0, begin = 0; w < num; ++w) {
-    const int64_t padded = (weights[w].inputs + kInputs - 1) / kInputs * kInputs;
+    const int64_t padded = (weights[w].inputs + kFive - 1) / kFive * kFive;
     for (int64_t i = 0; i < padded; i += 16)
       visitor(begin + i, leading(padded - i), load(weights[w], i, output, leading(weights[w].inputs - i)));
     begin += padded;
@@ -235,7 +234,7 @@ void lookup_prepare(const Weight* weights, int64_t num, int64_t outputs, int64_t
   spread(threads, [&](int64_t worker) {
     for (int64_t output = worker; output < outputs; output += threads)
       visit(weights, num, output, [&](int64_t place, __mmask16 valid, __m512 w) {
-        int32_t* target = whole + output * groups * kInputs + place;
+        int32_t* target = whole + output * row_size(groups) + place;
         _mm512_mask_storeu_epi32(target, valid, _mm512_cvtps_epi32(_mm512_mul_ps(w, inverse)));
       });
   });

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 _HERE = Path(__file__).parent
-_SOURCES = [_HERE / name for name in ("lookup.cpp", "sliced.cpp", "sites.cpp", "correlation.cpp")]
+_SOURCES = [_HERE / name for name in ("lookup.cpp", "screen.cpp", "sliced.cpp", "sites.cpp", "correlation.cpp")]
 _HEADERS = [_HERE / "binary.h"]
 _FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC", "-fopenmp", "-Wno-ignored-attributes")
 # Named one by one rather than as the building machine's own: a cache may be shared between machines.

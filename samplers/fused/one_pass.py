@@ -17,7 +17,8 @@ class OnePass(ABC):
 
     A state is 1 with its probability to 2⁻³² and float32's rounding of the sigmoid. Its random number is a word of Philox
     4x32-10 (Salmon et al., 2011) under the 64-bit key of the call, counted by chain and output, so that no number is used
-    twice and every implementation uses the same one. How exact the sums are is each implementation's to say.
+    twice and every implementation uses the same one: a state is 1 where its number lies below the probability, so that with
+    one key higher fields only turn states on. How exact the sums are is each implementation's to say.
     """
 
     @abstractmethod

@@ -69,18 +69,6 @@ struct Scratch {
   std::vector<__m512i> sums;
 };
 
-// The random bits of 16 outputs of a chain and of the next: output j of chain c has word j mod 4 of (c, j / 4, 0, 0).
-inline void random_pair(const Key& key, int64_t chain, int64_t output, __m512i bits[2]) {
-  const __m512i chains = _mm512_add_epi64(_mm512_set1_epi64(chain), _mm512_setr_epi64(0, 1, 0, 1, 0, 1, 0, 1));
-  const __m512i numbers = _mm512_add_epi64(_mm512_set1_epi64(output / 4), _mm512_setr_epi64(0, 0, 1, 1, 2, 2, 3, 3));
-  __m512i words[4] = {chains, numbers, _mm512_setzero_si512(), _mm512_setzero_si512()};
-  philox(key, words);
-  const __m512i low = _mm512_mask_blend_epi32(0xAAAA, words[0], _mm512_slli_epi64(words[1], 32));
-  const __m512i high = _mm512_mask_blend_epi32(0xAAAA, words[2], _mm512_slli_epi64(words[3], 32));
-  bits[0] = _mm512_unpacklo_epi64(low, high);
-  bits[1] = _mm512_unpackhi_epi64(low, high);
-}
-
 // Some chains, and of the outputs those from `begin` to `end`.
 template <bool kDraw>
 void part(const Job& job, const Key& key, int64_t first, int64_t count, int64_t begin, int64_t end, Scratch& scratch) {
@@ -101,14 +89,14 @@ void part(const Job& job, const Key& key, int64_t first, int64_t count, int64_t 
     const __m512 slope = _mm512_maskz_loadu_ps(valid, job.slope + output);
     const __m512 base = _mm512_maskz_loadu_ps(valid, job.base + output);
     for (int64_t chain = 0; chain < count; chain += kTogether) {
-      __m512i bits[kTogether];
-      for (int c = 0; kDraw && c < kTogether; c += 2) random_pair(key, first + chain + c, output, bits + c);
+      __m512i bits[kTogether][1];
+      if (kDraw) random_rows<kTogether / 2, 1>(key, first + chain, output, bits);
       for (int c = 0; c < std::min<int64_t>(kTogether, count - chain); ++c) {
         const __m512i* slices = &scratch.sums[(chain + c) * kSlices];
         const __m512 sum = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(slices[1], 8), slices[0]));
         const __m512 beta = _mm512_set1_ps(job.beta[first + chain + c]);
         const __m512 field = _mm512_fmadd_ps(beta, _mm512_fmadd_ps(sum, scale, slope), base);
-        const __m512 result = kDraw ? _mm512_maskz_mov_ps(decide(field, bits[c]), _mm512_set1_ps(1.0f)) : field;
+        const __m512 result = kDraw ? _mm512_maskz_mov_ps(decide(field, bits[c][0]), _mm512_set1_ps(1.0f)) : field;
         _mm512_mask_storeu_ps(job.out + (first + chain + c) * job.outputs + output, valid, result);
       }
     }

@@ -56,8 +56,9 @@ def _sums(
 
 @triton.jit
 def _decide(field, word):
-    """The state of a site: the rarer one is decided, so that its probability keeps its digits."""
+    """1 where the site's number u < sigmoid(field); above 0, 1 - u is compared: either tail keeps its digits."""
     e = tl.exp(-tl.abs(field))
+    word = tl.where(field > 0, ~word, word)
     u = word.to(tl.float32) * 2.0**-32 + 2.0**-33
     return (u + u * e < e) != (field > 0)
 
