@@ -209,7 +209,8 @@ class _Run:
             group["lr"] = learning_rate
         with narrow_networks(self._narrow):
             loss, state.objective, metrics = self.objective.step(x, state.objective, self.chain_generator)
-        self.optimizer.zero_grad()
+        for parameter in self._parameters:
+            parameter.grad = None
         weight = len(mine) / len(rows)
         self.fabric.backward(loss * self._sharing.backward_weight(weight))
         state.objective, loss, metrics, self._agreed = self._sharing.combine(

@@ -67,7 +67,8 @@ class Bernoulli(Unit):
         return torch.log(mean) - torch.log1p(-mean)
 
     def check(self, x):
-        _refuse(x, (x != 0) & (x != 1), "outside {0, 1}, the support of Bernoulli units; make the data binary")
+        if not torch.equal(x * x, x):  # faster than what says where
+            _refuse(x, (x != 0) & (x != 1), "outside {0, 1}, the support of Bernoulli units; make the data binary")
 
     def states(self, index):
         shifts = torch.arange(self.size, device=index.device)

@@ -128,18 +128,21 @@ def contrast(
     `correlate(below, above, left, right)` stands in for Σ_r w_r below_r above_rᵀ + leftᵀ right.
     """
     correlate = partial(weighted_correlation, row_weight) if correlate is None else correlate
-    biases = [row_weight @ t for t in statistics]
-    center = [torch.zeros_like(b) for b in biases] if offsets is None else offsets
+    means = [row_weight @ t for t in statistics]
+    biases = list(means)
+    center = [torch.zeros_like(b) for b in means] if offsets is None else offsets
     weights = []
     for low, (below, above) in enumerate(pairwise(statistics)):
         # The offsets' terms are a product of rank two: with it the matrix is written once.
-        left = torch.stack([center[low], biases[low]])
-        right = torch.stack([-biases[low + 1], -center[low + 1]])
+        left = torch.stack([center[low], means[low]])
+        right = torch.stack([-means[low + 1], -center[low + 1]])
         weights.append(correlate(below, above, left, right))
-    if offsets is not None:
-        for low, weight in enumerate(weights):
-            biases[low] = torch.addmv(biases[low], weight, offsets[low + 1], alpha=-1)
-            biases[low + 1] = torch.addmv(biases[low + 1], weight.T, offsets[low], alpha=-1)
+        if offsets is not None:
+            # C o and Cᵀ o from the rows, which are far fewer numbers than C.
+            up = (row_weight * (above @ center[low + 1])) @ below + (right @ center[low + 1]) @ left
+            down = (row_weight * (below @ center[low])) @ above + (left @ center[low]) @ right
+            biases[low] = biases[low] - up
+            biases[low + 1] = biases[low + 1] - down
     return Direction(weights, biases)
 
 
