@@ -7,10 +7,11 @@ through decoders that are trained to be inverses, with the difference correction
 
 Beside it, on the same network, back-propagation (straight-through for signs). With the first examples and few epochs
 ("short"), all that the target is made of: the derivative of the top layer alone as the direction at the top; the
-reconstruction without the label from a missing one, as the paper has it, instead of from the inferred one; decoders of their own
-at the top; joint and hybrid targets (Eq. 19); targets without the difference correction; and encoders that are left as
-they started. Then 100 and 1,000 labels, with the other examples unlabelled and without them: unlabelled ones take the class
-of which the network is sure as theirs, or train each layer's own auto-encoder alone.
+reconstruction without the label from a missing one, as the paper has it, instead of from the inferred one; decoders of their
+own at the top; joint and hybrid targets (Eq. 19); targets without the difference correction; square layers whose decoders are
+their exact inverses (section 6); and encoders that are left as they started. Then 100 and 1,000 labels, with the other
+examples unlabelled and without them: unlabelled ones take the class of which the network is sure as theirs, or train each
+layer's own auto-encoder alone.
 
     python -m experiments.target_prop_supervised            # all networks
     python -m experiments.target_prop_supervised --smoke    # the same code on `digits`, in seconds
@@ -54,6 +55,8 @@ class Net:
     options: dict[str, Any] = field(default_factory=dict)
     """Of `Steps`, instead of the configuration's."""
     tied: bool = False
+    maps: str = "affine"
+    """Between hidden layers; the others are inverted exactly."""
     trained_encoders: bool = True
     learning_rate: float | None = None
     """Instead of the configuration's."""
@@ -77,6 +80,9 @@ SHORT: dict[str, Net] = {
     "alpha_half": Net(options={"alpha": 0.5}),
     "alpha_one": Net(options={"alpha": 1.0}),
     "no_difference": Net(options={"difference": False}),
+    "triangular": Net(maps="triangular"),
+    "orthogonal": Net(maps="orthogonal"),
+    "orthogonal_backprop": Net(maps="orthogonal", backprop=True),
     "untrained_encoders": Net(trained_encoders=False),
     "sign": Net(**SIGN),
     "sign_backprop": Net(**SIGN, backprop=True),
@@ -120,7 +126,7 @@ class Config:
 
 
 SMOKE = Config(
-    data="digits", hidden=(7, 5, 6), within=8, epochs=1, short_rows=200, short_epochs=1, few_epochs=1, shown=200
+    data="digits", hidden=(7, 7, 7), within=8, epochs=1, short_rows=200, short_epochs=1, few_epochs=1, shown=200
 )
 
 
@@ -143,6 +149,7 @@ def train(config: Config, net: Net, data: DataSet, seed: int, out: Path) -> tupl
         config.within,
         Categorical(1, CLASSES),
         kind=net.kind,
+        maps=net.maps,
         tied=net.tied,
         generator=default_generator(seed),
     )

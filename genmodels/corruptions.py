@@ -79,13 +79,31 @@ class SaltAndPepper(Corruption):
         return {"type": "salt-and-pepper", "prob": self.prob}
 
 
+class NoCorruption(Corruption):
+    """x̃ = x: for noise in hidden layers alone."""
+
+    def noise(self, x, generator):
+        return x.new_zeros(len(x), 0)
+
+    def apply(self, x, noise):
+        return x
+
+    def config(self):
+        return {"type": "none"}
+
+
 def corruption_from_config(config: dict[str, Any]) -> Corruption:
     """Build the corruption that `Corruption.config` describes.
 
     >>> corruption_from_config({"type": "masking", "prob": 0.3}).config()
     {'type': 'masking', 'prob': 0.3}
     """
-    kinds: dict[str, type[Any]] = {"gaussian": GaussianNoise, "masking": Masking, "salt-and-pepper": SaltAndPepper}
+    kinds: dict[str, type[Any]] = {
+        "gaussian": GaussianNoise,
+        "masking": Masking,
+        "salt-and-pepper": SaltAndPepper,
+        "none": NoCorruption,
+    }
     arguments = dict(config)
     kind = arguments.pop("type", None)
     if kind not in kinds:

@@ -61,6 +61,12 @@ class DAE(nn.Module, Denoiser, Configured):
     def _noisy_units(self) -> list[int]:
         return self._config["hidden"] if self._config["hidden_noise"] else []
 
+    def code(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n h"]:
+        """The field of the first hidden layer, to which its noise is added."""
+        if not self._config["hidden"]:
+            raise BadInput("Without hidden layers there is no code.")
+        return self.encoder[0](x - self.centre)
+
     def corruption_noise(self, x: Float[Tensor, "n d"], generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         inner = (len(x), sum(self._noisy_units))
         noise = torch.randn(inner, dtype=x.dtype, device=x.device, generator=generator)

@@ -12,9 +12,12 @@ from torch import Tensor, nn
 
 from genmodels.errors import BadInput
 from genmodels.interface import Configured, check_width
+from genmodels.invertible import InvertibleAffine
 from genmodels.units import Unit, unit_from_config
 
 _KINDS = ("tanh", "sign")
+_LARGEST = 1 - 1e-5
+"""Of the tanh values that are inverted."""
 
 
 class Reconstruction(NamedTuple):
@@ -66,7 +69,9 @@ class LabelledStack(nn.Module, Configured):
     Encoders h_l = f_l(h_{l−1}) and decoders g_l are affine maps and the layers' units: all of one `kind`, tanh units or signs
     in {−1, 1}, which have no useful derivative. g_l gives tanh values for either; g_1 gives real ones. f_1 sees x less
     `centre`, the data's mean once `initialise_from_data` has set it. Layer numbers are those of h_l: `up(l, h)` is
-    the field of f_l at h = h_{l−1}, `down(l, h)` is g_l at h = h_l. Rows are n × (d + k + 1): x, the label, the mask m.
+    the field of f_l at h = h_{l−1}, `down(l, h)` is g_l at h = h_l. With `maps` "triangular" or "orthogonal" all tanh layers
+    are of one size, the affine maps between them are of that kind, and g_l, l > 1, is the inverse of f_l itself. Rows are
+    n × (d + k + 1): x, the label, the mask m.
 
     >>> from genmodels import Categorical
     >>> model = LabelledStack(6, [5, 4], 3, Categorical(1, 2))
@@ -82,6 +87,7 @@ class LabelledStack(nn.Module, Configured):
         label: Unit,
         *,
         kind: str = "tanh",
+        maps: str = "affine",
         tied: bool = True,
         linear_top: bool = False,
         generator: torch.Generator | None = None,
@@ -91,12 +97,22 @@ class LabelledStack(nn.Module, Configured):
             raise BadInput(f"A stack under a label needs hidden layers of at least one unit each, not {tuple(hidden)}.")
         if kind not in _KINDS:
             raise BadInput(f"There are no hidden units {kind!r} under a label: choose one of {', '.join(_KINDS)}.")
+        self.invertible = maps != "affine"
+        """Whether g_l, l > 1, is the inverse of f_l, and has no parameters."""
+        if self.invertible and (kind != "tanh" or len(set(hidden)) > 1):
+            raise BadInput(f"Only tanh layers of one size have inverses, not {kind} ones of {tuple(hidden)} units.")
         self.label, self.kind = label, kind
-        self._config = {"within": within, "tied": tied, "linear_top": linear_top}
+        self._config = {"within": within, "maps": maps, "tied": tied, "linear_top": linear_top}
         sizes = [inputs, *hidden]
         pairs = list(pairwise(sizes))
-        self.encoders = nn.ModuleList(_affine(below, above, generator) for below, above in pairs)
-        self.decoders = nn.ModuleList(_affine(above, below, generator) for below, above in pairs)
+        lowest = _affine(*pairs[0], generator)
+        if self.invertible:
+            above = [InvertibleAffine(size, maps, generator=generator) for size in hidden[1:]]
+            self.encoders = nn.ModuleList([lowest, *above])
+            self.decoders = nn.ModuleList([_affine(hidden[0], inputs, generator)])
+        else:
+            self.encoders = nn.ModuleList([lowest, *(_affine(*pair, generator) for pair in pairs[1:])])
+            self.decoders = nn.ModuleList(_affine(above, below, generator) for below, above in pairs)
         self.top = TopAutoEncoder(hidden[-1], label.size, within, tied=tied, linear=linear_top, generator=generator)
         self.register_buffer("centre", torch.zeros(inputs))
         self.centre: Tensor
@@ -124,6 +140,9 @@ class LabelledStack(nn.Module, Configured):
 
     def down(self, layer: int, above: Float[Tensor, "n d"]) -> Float[Tensor, "n e"]:
         """g_layer: a reconstruction of h_{layer−1}."""
+        encoder = self.encoders[layer - 1]
+        if isinstance(encoder, InvertibleAffine):
+            return encoder.inverse(torch.atanh(above.clamp(-_LARGEST, _LARGEST)))
         field = self.decoders[layer - 1](above)
         return field if layer == 1 else torch.tanh(field)
 

@@ -1,5 +1,8 @@
 """Denoising auto-encoders: exact chains on 2^8 states, linear ones in closed form, scores, and estimators of chains."""
 
+# Layers of a network are reached into, which have wider types.
+# pyright: reportIndexIssue=false, reportCallIssue=false
+
 from __future__ import annotations
 
 import json
@@ -12,11 +15,11 @@ from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
 
 from genmodels import DAE, BadInput, Bernoulli, Gaussian
-from genmodels.corruptions import GaussianNoise, Masking, SaltAndPepper, corruption_from_config
+from genmodels.corruptions import GaussianNoise, Masking, NoCorruption, SaltAndPepper, corruption_from_config
 from genmodels.data.examples import Examples
 from genmodels.fit import Settings, fit
 from genmodels.likelihood import best_bandwidth, chain_fields, csl, parzen
-from genmodels.objectives import denoising
+from genmodels.objectives import denoising, nearest_neighbour
 from samplers import run, walk_back
 
 SITES, REPLACED = 8, 0.2
@@ -255,3 +258,82 @@ def test_corruptions_do_what_they_say_and_can_be_built_again(corruption) -> None
 def test_bad_input_is_named(make, words: str) -> None:
     with pytest.raises(BadInput, match=words):
         make()
+
+
+# Nearest-neighbour reconstruction.
+
+
+def with_one_code(noise: float, *, scale: float = 0.6) -> DAE:
+    model = DAE(Gaussian(3, variance=0.4), NoCorruption(), (5,), hidden_noise=noise).double()
+    randoms = zoo.generator(11)
+    with torch.no_grad():
+        for tensor in (*model.parameters(), model.centre):
+            tensor.normal_(0, scale, generator=randoms)
+    return model
+
+
+def real_rows(num: int = 13) -> Tensor:
+    return torch.randn(num, 3, generator=zoo.generator(12), dtype=torch.float64)
+
+
+def test_with_little_noise_every_row_is_its_own_neighbour() -> None:
+    model, x = with_one_code(1e-3), real_rows()
+    loss, _, metrics = nearest_neighbour(model).step(x, {}, zoo.generator(13))
+    expected, _, _ = denoising(model).step(x, {}, zoo.generator(13))
+    assert metrics["moved"] == 0
+    torch.testing.assert_close(loss, expected, rtol=0, atol=1e-12)
+
+
+def test_the_neighbour_is_the_best_start_where_the_decoder_keeps_distances() -> None:
+    """Written out, of codes and reconstructions on a line: x' with the largest P(x | f(x') + σ ξ); with + ξ it is another."""
+    model, x, noise = with_one_code(2.0), real_rows(), 2.0
+    with torch.no_grad():
+        model.centre.zero_()
+        encoder, decoder = model.encoder[0], model.decoder[0]
+        encoder.weight.zero_()[0, 0], encoder.bias[:] = 1e-3, 0.0
+        decoder.weight.zero_()[0, 0], decoder.bias[:] = 1e3, 0.0
+        small, model._config["hidden_noise"] = 1e-3, noise * 1e-3  # there tanh is a straight line
+        ξ = model.corruption_noise(x, zoo.generator(13))[1] * noise * small
+        code = model.code(x)
+        scores = torch.stack(
+            [-(1e3 * torch.tanh(code[:, 0] + row[0]) - one[0]).square() for row, one in zip(ξ, x, strict=True)]
+        )
+        nearest, wrong = torch.cdist(code - ξ, code), torch.cdist(code + ξ, code)
+        # Only the first unit carries x: the others' noise adds the same to all distances.
+        assert torch.equal(nearest.argmin(1), scores.argmax(1))
+        assert not torch.equal(wrong.argmin(1), scores.argmax(1))
+        _, _, metrics = nearest_neighbour(model).step(x, {}, zoo.generator(13))
+        chosen = x[nearest.argmin(1)]
+        field = model.reconstruct(torch.cat([chosen, ξ / (noise * small)], 1))
+        torch.testing.assert_close(metrics["reconstruction"], model.observed.log_prob(field, x).mean())
+        assert metrics["moved"] > 0.2
+
+
+@torch.no_grad()
+def test_the_criterion_bounds_a_step_from_the_data() -> None:
+    """Eq. 14: −log of the mean over draws ξ and rows x' of P(x | f(x') + σ ξ) is at most the criterion + log N, for any draws."""
+    model, x, randoms = with_one_code(0.8), real_rows(), zoo.generator(13)
+    steps, criterion, paired = [], [], []
+    for _ in range(50):
+        state = randoms.get_state()
+        _, ξ = model.corruption_noise(x, randoms)
+        again = torch.Generator().set_state(state)
+        criterion.append(-nearest_neighbour(model, pull=0.0).step(x, {}, again)[2]["reconstruction"])
+        from_all = torch.stack([model.reconstruct(torch.cat([x, one.expand(len(x), -1)], 1)) for one in ξ])
+        log_prob = torch.stack(
+            [model.observed.log_prob(field, one.expand_as(field)) for field, one in zip(from_all, x, strict=True)]
+        )
+        steps.append(torch.logsumexp(log_prob, 1) - math.log(len(x)))
+        paired.append(-log_prob.diagonal().mean())
+    step = -(torch.logsumexp(torch.stack(steps), 0) - math.log(len(steps))).mean()
+    bound = torch.stack(criterion).mean() + math.log(len(x))
+    assert step < bound
+    assert torch.stack(criterion).mean() < torch.stack(paired).mean()  # it asks for less than x back from its own code
+
+
+def test_nearest_neighbours_need_a_noisy_code() -> None:
+    for model in (DAE(Gaussian(3), NoCorruption(), (5,)), DAE(Gaussian(3), NoCorruption(), (5, 4), hidden_noise=0.5)):
+        with pytest.raises(BadInput, match="one hidden layer with noise"):
+            nearest_neighbour(model)
+    with pytest.raises(BadInput, match="no code"):
+        DAE(Gaussian(3), NoCorruption(), ()).code(torch.zeros(2, 3))

@@ -23,10 +23,13 @@ from experiments import (
     sparse_coding,
     target_prop_depth,
     target_prop_halves,
+    target_prop_image_label,
     target_prop_mnist,
     target_prop_questions,
+    target_prop_recurrent,
     target_prop_samples,
     target_prop_supervised,
+    target_prop_top_chain,
     tempering_ladder,
     vae_frey,
     vae_mnist,
@@ -185,13 +188,6 @@ def test_tempering_ladder(tmp_path: Path) -> None:
     assert (tmp_path / "tempering_ladder_trace.png").is_file()
 
 
-def test_target_prop_questions(tmp_path: Path) -> None:
-    metrics = check_shape(target_prop_questions.main(smoke=True, out=tmp_path / "runs", results=tmp_path))["metrics"]
-    assert set(target_prop_questions.MODELS) < set(metrics)
-    page = (tmp_path / "target_prop_questions.md").read_text()
-    assert page.count("nats higher") + page.count("nats lower") > 8
-
-
 @pytest.mark.many_steps
 def test_target_prop_supervised(tmp_path: Path) -> None:
     metrics = check_shape(target_prop_supervised.main(smoke=True, out=tmp_path / "runs", results=tmp_path))["metrics"]
@@ -214,10 +210,29 @@ def test_target_prop_samples(tmp_path: Path) -> None:
 
 
 @pytest.mark.many_steps
-def test_target_prop_halves(tmp_path: Path) -> None:
-    metrics = check_shape(target_prop_halves.main(smoke=True, out=tmp_path / "runs", results=tmp_path))["metrics"]
-    assert {"base_one_pass_nats", "base_map_nats", "base_chain_mean_1_misread"} <= set(metrics)
-    assert (tmp_path / "target_prop_halves.png").is_file()
+def test_experiments_that_answer_the_other_questions(tmp_path: Path) -> None:
+    """Each writes its result and pictures, and the page has the answer to all questions."""
+    halves = check_shape(target_prop_halves.main(smoke=True, out=tmp_path / "halves", results=tmp_path))["metrics"]
+    assert {"base_one_pass_nats", "base_map_nats", "base_chain_mean_1_misread"} <= set(halves)
+    folders: dict[str, Any] = {"judge_out": tmp_path / "halves" / "classifier", "results": tmp_path}
+    labels = check_shape(target_prop_image_label.main(smoke=True, out=tmp_path / "labels", **folders))["metrics"]
+    assert labels["walk_image_spread_one_pass"]["value"] == pytest.approx(0, abs=1e-9)
+    recurrent = check_shape(target_prop_recurrent.main(smoke=True, out=tmp_path / "time", results=tmp_path))["metrics"]
+    assert 0 <= recurrent["test_error_then_backprop_length_6"]["value"] <= 100
+    folders = {"stack_out": tmp_path / "stacks", "results": tmp_path}
+    chain = check_shape(target_prop_top_chain.main(smoke=True, out=tmp_path / "tops", **folders))["metrics"]
+    assert chain["nearest_1_csl"]["bound"] == "lower"
+    folders = {"out": tmp_path / "stacks", "results": tmp_path, "others": tmp_path}
+    metrics = check_shape(target_prop_questions.main(smoke=True, **folders))["metrics"]
+    assert set(target_prop_questions.MODELS) < set(metrics)
+    page = (tmp_path / "target_prop_questions.md").read_text()
+    assert page.count("nats higher") + page.count("nats lower") > 8
+    numbers = [
+        int(line[3:].partition(".")[0]) for line in page.splitlines() if line.startswith("## ") and line[3].isdecimal()
+    ]
+    assert numbers == [1, 2, 4, 7, 9, 10, 11, 12, 12, 13]
+    for name in ("halves", "image_label", "recurrent"):
+        assert (tmp_path / f"target_prop_{name}.png").is_file()
 
 
 def test_pcd_epoch(tmp_path: Path) -> None:

@@ -70,6 +70,8 @@ def test_a_model_file_knows_no_objective_estimator_sampler_or_other_model() -> N
         "target_prop",
         "labelled_stack",
         "multimodal_stack",
+        "recurrent",
+        "invertible",
         "stack_layers",
         "top_priors",
         "directed_layers",

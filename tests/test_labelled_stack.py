@@ -20,6 +20,7 @@ from genmodels.data import load
 from genmodels.data.examples import Examples
 from genmodels.data.labelled import LabelledRows, all_labelled, few_labelled
 from genmodels.fit import Settings, fit
+from genmodels.invertible import InvertibleAffine
 from genmodels.labelled_stack import LabelledStack
 from genmodels.objectives.labelled import (
     Steps,
@@ -112,6 +113,68 @@ def test_an_encoder_learns_from_its_target_alone() -> None:
     torch.testing.assert_close(found["encoders.1.bias"], delta.sum(0), rtol=0, atol=1e-12)
     wrong = (states[2] - targets[2].roll(1, 0)) * (1 - states[2].square()) / len(x)
     assert not torch.allclose(found["encoders.1.bias"], wrong.sum(0), rtol=0, atol=1e-6)
+
+
+# Figure 3, in layers with exact inverses.
+
+
+def invertible(maps: str, *, scale: float = 0.1) -> LabelledStack:
+    model = LabelledStack(INPUTS, (4, 4, 4), WITHIN, Categorical(1, CLASSES), maps=maps).double()
+    randoms = zoo.generator(0)
+    with torch.no_grad():
+        for tensor in (*model.parameters(), model.centre):
+            tensor.normal_(0, scale, generator=randoms)
+    return model
+
+
+def label_costs(model: LabelledStack, targets: list[Tensor], y: Tensor) -> Tensor:
+    """−log P(y | h_{L−1}) of every row, when each hidden layer in turn is set to its target."""
+    found = []
+    for layer in range(1, model.num_hidden + 1):
+        h = targets[layer]
+        for number in range(layer + 1, model.num_hidden + 1):
+            h = model.state(model.up(number, h))
+        found.append(-model.label.log_prob(model.infer_label(h), y))
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("maps", ["triangular", "orthogonal"])
+@torch.no_grad()
+def test_with_inverse_layers_every_target_lowers_the_cost_as_the_highest_one_does(maps: str) -> None:
+    model, steps = invertible(maps), Steps(top="gradient", step=0.2, difference=False)
+    x, y, m = model.split(rows()[rows()[:, -1] > 0])
+    _, states = pass_up(model, x)
+    targets = top_down(model, states, top_target(model, states[-1], y, m, steps), steps)
+    found, without = label_costs(model, targets, y), label_costs(model, states, y)
+    torch.testing.assert_close(found, found[-1].expand_as(found), rtol=0, atol=1e-10)
+    assert bool((found < without).all())
+    wrong = label_costs(model, [targets[0], targets[2], targets[1], targets[3]], y)
+    assert not torch.allclose(wrong, found, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("maps", ["triangular", "orthogonal"])
+def test_inverse_layers_learn_from_their_targets_alone(maps: str) -> None:
+    model = invertible(maps)
+    losses, _ = supervised_losses(model, rows(), Steps(unsupervised=0.2), zoo.generator(7))
+    assert leaks(model, losses) == []
+    assert not any(name.startswith("decoder_") for name in losses)
+    again = LabelledStack.from_config(model.config()).double()
+    again.load_state_dict(model.state_dict())
+    x, _, _ = model.split(rows())
+    assert torch.equal(again.predict(x), model.predict(x))
+
+
+@pytest.mark.parametrize("kind", ["triangular", "orthogonal"])
+@torch.no_grad()
+def test_the_inverse_is_exact_and_the_kind_what_it_says(kind: str) -> None:
+    layer = InvertibleAffine(5, kind, generator=zoo.generator(2)).double()
+    layer.bias.normal_(generator=zoo.generator(3))
+    x = torch.randn(7, 5, generator=zoo.generator(4), dtype=torch.float64)
+    torch.testing.assert_close(layer.inverse(layer(x)), x)
+    weight, one = layer.weight, torch.eye(5, dtype=torch.float64)
+    assert torch.allclose(weight @ weight.T, one) == (kind == "orthogonal")
+    assert torch.allclose(weight, weight.T) == (kind == "triangular")
+    assert bool((torch.linalg.svdvals(weight) > 0).all())
 
 
 # The target at the top, Eqs. 16 to 19.
@@ -304,6 +367,11 @@ def test_bad_input_is_named() -> None:
         LabelledStack(3, [], 4, Categorical(1, 2))
     with pytest.raises(BadInput, match="hidden units 'relu'"):
         LabelledStack(3, [2], 4, Categorical(1, 2), kind="relu")
+    with pytest.raises(BadInput, match="invertible map 'diagonal'"):
+        LabelledStack(3, [2, 2], 4, Categorical(1, 2), maps="diagonal")
+    for hidden, kind in (((2, 3), "tanh"), ((2, 2), "sign")):
+        with pytest.raises(BadInput, match="layers of one size"):
+            LabelledStack(3, hidden, 4, Categorical(1, 2), kind=kind, maps="orthogonal")
     with pytest.raises(BadInput, match="alpha"):
         Steps(alpha=1.5)
     with pytest.raises(BadInput, match="positive"):

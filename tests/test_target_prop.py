@@ -35,6 +35,7 @@ WAYS = {
     "noise-free": Loops(noise_free=True),
     "long": Loops(reach="top"),
     "difference": Loops(reach="top", noise_free=True, difference=True, match=0.3),
+    "contract": Loops(contract=0.7),
 }
 KINDS = {
     "real": (("tanh", 5), ("sigmoid", 3), ("rectifier", 4)),
@@ -166,6 +167,7 @@ def own(model: AutoEncoderStack, name: str) -> set[str]:
         "encoder": up | prior,
         "match": up,
         "long": down,
+        "contract": up,
     }[kind]
 
 
@@ -216,6 +218,23 @@ def test_the_update_is_that_of_each_layer_alone(way: str) -> None:
         alone = torch.stack([again[each] for each in mine]).sum()
         torch.testing.assert_close(gradients(model, alone)[name], whole[name])
         model.requires_grad_(True)
+
+
+def test_contractive_targets_are_a_divergence_between_codes_of_two_draws() -> None:
+    """KL(Q(h_2 | a) ‖ Q(h_2 | b)) = ½ |W (a − b) / σ|² beside the entropy, for draws a and b of h_1, written out."""
+    model = tiny((("linear", 5),))
+    losses, _ = local_losses(model, data(), Loops(contract=0.7), zoo.generator(7))
+    randoms, q = zoo.generator(7), model.up(1, data())
+    a = q.draw(randoms)
+    above = model.up(2, a)
+    above.draw(randoms)
+    b = q.draw(randoms)
+    noise = model.layer(2).log_noise
+    apart = (a - b) @ model.encoders[1][0].weight.T * torch.exp(-noise)
+    entropy = (0.5 * math.log(2 * math.pi * math.e) + noise).sum()
+    expected = 0.7 * (entropy + 0.5 * apart.square().sum(1).mean())
+    torch.testing.assert_close(losses["contract_2"], expected)
+    assert set(losses) == {"pair_1", "pair_2", "match_1", "contract_2"}
 
 
 # What the local losses follow.

@@ -61,10 +61,10 @@ def run_config(flags: TrainTargetProp, data: DataSet) -> RunConfig:
 
 
 def _objective(flags: TrainTargetProp) -> tuple[str, dict[str, Any]]:
-    loops = Loops(flags.match, flags.reach, flags.noise_free, flags.difference, flags.recirculation)
+    loops = Loops(flags.match, flags.reach, flags.noise_free, flags.difference, flags.recirculation, flags.contract)
     if flags.objective != "target-propagation" and loops != Loops():
         raise BadInput(
-            "match, reach, noise-free, difference and recirculation are of target-propagation: leave them out."
+            "match, reach, noise-free, difference, recirculation and contract are of target-propagation: leave them out."
         )
     if flags.objective != "algorithm1" and flags.alpha != 1:
         raise BadInput("Only algorithm1 has an alpha: leave it out.")

@@ -36,6 +36,8 @@ class TrainTargetProp(TrainModel):
     """Correct the targets of the long loop by what it loses anyway, for target-propagation."""
     recirculation: Off = False
     """Train encoders by the up-down-up loop instead of each layer's pair as one unit, for target-propagation."""
+    contract: float = 0.0
+    """Weight of "the code is a target for that of another draw from below", for target-propagation."""
     alpha: float = 1.0
     """Weight of the pressure to make codes simple, for algorithm1."""
     learning_rate: OptionalFloat = None

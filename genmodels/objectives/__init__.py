@@ -3,7 +3,7 @@
 from genmodels.objectives.accumulated import accumulated
 from genmodels.objectives.classifying import classification, discriminative, hybrid
 from genmodels.objectives.contrastive import cd, fpcd, pcd
-from genmodels.objectives.denoising import denoising
+from genmodels.objectives.denoising import denoising, nearest_neighbour
 from genmodels.objectives.dictionary import dictionary_learning
 from genmodels.objectives.elbo import dreg, elbo, iwae, reweighted_wake_sleep
 from genmodels.objectives.labelled import back_propagation, supervised_target_propagation
@@ -14,6 +14,7 @@ from genmodels.objectives.objective import Objective
 from genmodels.objectives.phases import Penalty
 from genmodels.objectives.psd import amortised_map, psd
 from genmodels.objectives.ptt import ptt
+from genmodels.objectives.recurrent import back_propagation_through_time, recurrent_target_propagation
 from genmodels.objectives.target_prop import algorithm1, target_propagation
 from genmodels.objectives.up_down import up_down
 from genmodels.objectives.variational_pcd import variational_pcd
@@ -25,6 +26,7 @@ __all__ = [
     "algorithm1",
     "amortised_map",
     "back_propagation",
+    "back_propagation_through_time",
     "cd",
     "classification",
     "denoising",
@@ -37,10 +39,12 @@ __all__ = [
     "iwae",
     "layerwise",
     "multimodal_target_propagation",
+    "nearest_neighbour",
     "noise_levels",
     "pcd",
     "psd",
     "ptt",
+    "recurrent_target_propagation",
     "reweighted_wake_sleep",
     "supervised_target_propagation",
     "target_propagation",

@@ -110,6 +110,7 @@ def supervised_losses(
         encoder_l    ĥ_l is a target for f_l(h_{l−1}): half the squared error of tanh units; signs, for which any ĥ_l may be
                      too near to flip them, move by (ĥ_l − h_l) · tanh of their field;
         decoder_l    h_{l−1} + noise is a target for g_l(f_l(h_{l−1} + noise)), l > 1: g_l is f_l's inverse near the data;
+                     where it is that everywhere, there is nothing to learn;
         pair_l       h_{l−1} is a target for g_l(f_l(h_{l−1}) + noise); for g_1, on which no target depends, only here.
     """
     x, y, m = model.split(rows)
@@ -125,7 +126,7 @@ def supervised_losses(
             losses[f"encoder_{layer}"] = -((targets[layer] - h) * soft).sum(1).mean()
         else:
             losses[f"encoder_{layer}"] = _half_square(soft, targets[layer])
-        if layer > 1:
+        if layer > 1 and not model.invertible:
             losses[f"decoder_{layer}"] = _inverse_loss(model, layer, below, steps, generator)
         if steps.unsupervised > 0:
             again = model.down(layer, _noisy(soft, steps.inverse_noise, generator))

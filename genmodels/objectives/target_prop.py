@@ -35,10 +35,13 @@ class Loops:
     recirculation: bool = False
     """Train encoders by the up-down-up loop, as in the paper's sketch, instead of each layer's pair as one unit. Layers of
     discrete units always do, for want of a derivative."""
+    contract: float = 0.0
+    """Weight of "h_l is a target for f_l(corrupt(h_{l−1}))" (end of section 2.2.5), with another draw of Q(h_{l−1} | h_{l−2})
+    as the corrupted h_{l−1}, l > 1."""
 
     def __post_init__(self) -> None:
-        if self.match < 0:
-            raise BadInput(f"The weight of the matching target must not be negative, but is {self.match}.")
+        if min(self.match, self.contract) < 0:
+            raise BadInput(f"Weights of targets must not be negative, but are {self.match} and {self.contract}.")
         if self.difference and self.reach == "layer":
             raise BadInput("The difference correction is for targets of the long loop: use it with reach top.")
 
@@ -51,6 +54,7 @@ def target_propagation(
     noise_free: bool = False,
     difference: bool = False,
     recirculation: bool = False,
+    contract: float = 0.0,
 ) -> Objective:
     """Algorithm 2 of Bengio (2014), with the noise of Algorithm 1 in every layer: no gradient crosses a layer.
 
@@ -63,7 +67,7 @@ def target_propagation(
     each real layer below the top the means of its learned deviations, `noise_l` of the code, `error_l` of its reconstruction.
     """
     require(model, AutoEncoderStack, by="target propagation")
-    loops = Loops(match, reach, noise_free, difference, recirculation)
+    loops = Loops(match, reach, noise_free, difference, recirculation, contract)
     if difference and not model.differentiable:
         raise BadInput("Differences of discrete states are no states: use the difference correction with real units.")
 
@@ -88,7 +92,8 @@ def local_losses(model: AutoEncoderStack, x: Tensor, loops: Loops, generator: to
         decoder_l, encoder_l    the same in two, where no gradient goes from g_l to f_l: h_l is a target for f_l(g_l(h_l));
         match_l      ĥ_l is a target for f_l(h_{l−1}): −log P(h_l | ĥ_l), where the error of the reconstruction that P has
                      learned is the weight;
-        long_l       h_{l−1} is a target for g_l(ĥ_l + noise), with ĥ_l from the top.
+        long_l       h_{l−1} is a target for g_l(ĥ_l + noise), with ĥ_l from the top;
+        contract_l   Q(h_l | h_{l−1}) is a target for Q(h_l | h'_{l−1}), their cross-entropy, where h'_{l−1} is another draw.
     """
     losses: Losses = {}
     below, drawn, codes, bound = x, [x], [], torch.zeros((), dtype=x.dtype, device=x.device)
@@ -106,6 +111,9 @@ def local_losses(model: AutoEncoderStack, x: Tensor, loops: Loops, generator: to
         else:
             losses[f"decoder_{layer}"] = distortion
             losses[f"encoder_{layer}"] = -spread + _recirculated(model, layer, p, h.detach(), generator)
+        if loops.contract > 0 and codes:
+            near = model.up(layer, codes[-1].draw(generator).detach())
+            losses[f"contract_{layer}"] = loops.contract * q.detach().cross_entropy(near).mean()  # pyright: ignore
         bound = bound - distortion.detach() + spread.detach()
         codes.append(q)
         attached.append(h)
