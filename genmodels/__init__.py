@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from genmodels.dbm import DBM
     from genmodels.dbn import DBN
     from genmodels.errors import BadInput
+    from genmodels.gsn import GSN
     from genmodels.psd import PSD
     from genmodels.rbm import RBM
     from genmodels.sparse_coding import SparseCoding
@@ -19,6 +20,7 @@ __all__ = [
     "DAE",
     "DBM",
     "DBN",
+    "GSN",
     "PSD",
     "RBM",
     "VAE",
@@ -36,6 +38,7 @@ _HOMES = {
     "BadInput": "errors",
     "DBM": "dbm",
     "DBN": "dbn",
+    "GSN": "gsn",
     "PSD": "psd",
     "RBM": "rbm",
     "SparseCoding": "sparse_coding",

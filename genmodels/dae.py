@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from genmodels.corruptions import Corruption, GaussianNoise, corruption_from_config
 from genmodels.errors import BadInput
 from genmodels.interface import Configured, Denoiser
-from genmodels.networks import ACTIVATIONS, MLP
+from genmodels.networks import ACTIVATIONS, MLP, Upended
 from genmodels.units import Unit, unit_from_config
 
 
 class DAE(nn.Module, Denoiser, Configured):
     """Denoising auto-encoder (Vincent et al., 2008): P(x | x̃) is a layer of units whose field is a network of the corrupted x̃.
 
-    The encoder has layers of the sizes `hidden`, the decoder the same in reverse. With `hidden_noise` σ, each layer of the
+    The encoder has layers of the sizes `hidden`, the decoder the same in reverse, and with `tied` the encoder's weights,
+    transposed (Vincent et al., 2010). With `hidden_noise` σ, each layer of the
     encoder is h = act(a + σ ξ), ξ standard normal: a generative stochastic network whose latent layers are drawn anew from
     x in every step (Bengio, Laufer, Alain and Yosinski, 2014). All noise that P depends on counts as part of x̃: a corrupted
     state is the corrupted x followed by the numbers ξ of all layers.
@@ -39,6 +40,7 @@ class DAE(nn.Module, Denoiser, Configured):
         hidden: Sequence[int] = (500,),
         *,
         hidden_noise: float = 0.0,
+        tied: bool = False,
         activation: str = "tanh",
         generator: torch.Generator | None = None,
     ):
@@ -47,12 +49,17 @@ class DAE(nn.Module, Denoiser, Configured):
             raise BadInput(f"The noise of hidden layers must be at least 0, not {hidden_noise}.")
         if hidden_noise and not hidden:
             raise BadInput("Without hidden layers there is nothing for hidden_noise to act on.")
+        if tied and not hidden:
+            raise BadInput("Without hidden layers there are no two weights to tie.")
         self.observed, self.corruption = observed, corruption
-        self._config = {"hidden": list(hidden), "hidden_noise": hidden_noise, "activation": activation}
+        self._config = {"hidden": list(hidden), "hidden_noise": hidden_noise, "tied": tied, "activation": activation}
         down = (*reversed(hidden), observed.size)
         up = (observed.size, *hidden)
         self.encoder = MLP(up, activation, generator=generator) if hidden else nn.Sequential()
-        self.decoder = MLP(down if hidden else (observed.size, observed.size), activation, generator=generator)
+        if isinstance(self.encoder, MLP) and tied:
+            self.decoder = Upended(self.encoder, activation)
+        else:
+            self.decoder = MLP(down if hidden else (observed.size, observed.size), activation, generator=generator)
         self._act = ACTIVATIONS[activation]()
         self.register_buffer("centre", torch.zeros(observed.size))
         self.centre: Tensor
@@ -85,6 +92,25 @@ class DAE(nn.Module, Denoiser, Configured):
                     h = h + self._config["hidden_noise"] * noise.pop(0)
                 h = self._act(h)
         return self.decoder(h)
+
+    def codes(self, x: Float[Tensor, "n d"]) -> list[Tensor]:
+        """The hidden layers given x itself, neither corrupted nor noisy, the lowest first."""
+        h, found = x - self.centre, []
+        for layer in self.encoder:
+            if isinstance(layer, nn.Linear):
+                h = self._act(layer(h))
+                found.append(h)
+        return found
+
+    def by_way_of(self, layer: int, below: Float[Tensor, "n b"]) -> Float[Tensor, "n b"]:
+        """Up to a hidden layer, 1 for the lowest, from what is below it, and down again: a shallow auto-encoder of the deep one.
+
+        For the lowest layer from x less its centre to the field of x.
+        """
+        # Layers stand between their activations, the decoder's in reverse.
+        depth = len(self._config["hidden"])
+        back = self.decoder[2 * (depth - layer)](self._act(self.encoder[2 * (layer - 1)](below)))
+        return back if layer == 1 else self._act(back)
 
     def reconstruction_noise(self, x: Float[Tensor, "n d"], generator: torch.Generator | None) -> Tensor:
         return self.observed.noise(len(x), x, generator)

@@ -135,7 +135,8 @@ class _Run:
         self._parameters: list[Tensor] = list(model.parameters())
         self.objective = objective
         if settings.accumulate > 1:
-            self.objective = accumulated(objective, self._parameters, settings.accumulate)
+            learned = [p for p in self._parameters if p.requires_grad]
+            self.objective = accumulated(objective, learned, settings.accumulate)
         self._averaged: list[Tensor] = list(self.average.parameters())
         self.optimizer: Any = self.fabric.setup_optimizers(settings.make_optimizer(self._parameters))
         self.data_generator = torch.Generator().manual_seed(settings.seed)

@@ -240,6 +240,14 @@ class Denoiser(Capability):
         """An exact draw of x from the P(x | x̃) with these parameters."""
 
 
+class NoisyScore(Capability):
+    """The score of the data smoothed by Gaussian noise of any amount: a density by the probability flow, and chains."""
+
+    @abstractmethod
+    def score(self, x: Float[Tensor, "n d"], sigma: float | Float[Tensor, "n 1"]) -> Float[Tensor, "n d"]:
+        """An estimate of ∇ log p_σ(x), p_σ being the density of x + σ ξ with ξ standard normal."""
+
+
 class Configured(ABC):
     """A model that can be stored: its configuration builds it again, its state_dict fills it."""
 

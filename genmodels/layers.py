@@ -8,7 +8,7 @@ from genmodels.data import DataSet
 from genmodels.errors import BadInput
 from genmodels.units import Bernoulli, Categorical, Gaussian, Unit
 
-KINDS = "bernoulli, gaussian or categorical:LEVELS"
+KINDS = "bernoulli, gaussian, gaussian:VARIANCE or categorical:LEVELS"
 _SMALLEST_VARIANCE = 1e-4
 
 
@@ -29,7 +29,7 @@ def visible_layer(data: DataSet, kind: str = "auto") -> Unit:
 
 
 def named_layer(kind: str, num: int, *, variance: float = 1.0) -> Unit:
-    """A layer of `num` sites: bernoulli, gaussian, or categorical:LEVELS.
+    """A layer of `num` sites: bernoulli, gaussian, gaussian:VARIANCE, which is then kept, or categorical:LEVELS.
 
     >>> named_layer("categorical:3", 5).size
     15
@@ -37,6 +37,9 @@ def named_layer(kind: str, num: int, *, variance: float = 1.0) -> Unit:
     levels = _levels(kind)
     if levels is not None:
         return Categorical(num, levels)
+    name, _, kept = kind.partition(":")
+    if name == "gaussian" and kept:
+        return Gaussian(num, variance=_number(kept), learned=False)
     if kind not in ("bernoulli", "gaussian"):
         raise BadInput(f"There are no units called {kind!r}: choose {KINDS}.")
     return Bernoulli(num) if kind == "bernoulli" else Gaussian(num, variance=variance)
@@ -46,6 +49,13 @@ def mean_variance(data: DataSet) -> float:
     """The variance of a training column about its mean, averaged over the columns; a little above 0 at least."""
     rows = data.train.batch(torch.arange(min(len(data.train), 10_000)), torch.Generator().manual_seed(0))
     return max(float(rows.double().var(0, correction=0).mean()), _SMALLEST_VARIANCE)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise BadInput(f"A variance is a number, as in gaussian:0.1, not {text!r}.") from None
 
 
 def _levels(kind: str) -> int | None:

@@ -78,6 +78,69 @@ class MLP(nn.Sequential):
         return last.bias
 
 
+class Upended(nn.Sequential):
+    """An MLP upside down: its weights transposed, the very same parameters, and biases of its own, which start at 0."""
+
+    def __init__(self, network: MLP, activation: str = "tanh"):
+        linears = [layer for layer in reversed(network) if isinstance(layer, nn.Linear)]
+        layers = [module for linear in linears for module in (_UpendedLinear(linear), ACTIVATIONS[activation]())]
+        super().__init__(*layers[:-1])
+
+    @property
+    def output_bias(self) -> nn.Parameter:
+        """The bias of the last layer."""
+        last = self[-1]
+        assert isinstance(last, _UpendedLinear)
+        return last.bias
+
+
+class _UpendedLinear(nn.Module):
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(linear.in_features))
+        # In a tuple, because a module's module is its own, and these weights belong to the other network.
+        self._linear = (linear,)
+
+    def forward(self, input: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
+        return nn.functional.linear(input, self._linear[0].weight.T, self.bias)
+
+
+class ResidualMLP(nn.Module):
+    """h ← h + MLP(normalised h, c), `depth` times, between a linear layer in and one out; c conditions every block.
+
+    The output starts at 0.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        condition: int,
+        width: int,
+        depth: int,
+        outputs: int,
+        activation: str = "silu",
+        *,
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        if depth < 0:
+            raise BadInput(f"A residual network has at least 0 blocks, not {depth}.")
+        self.first = MLP((inputs + condition, width), generator=generator)
+        sizes = (width + condition, width, width)
+        self.blocks = nn.ModuleList(MLP(sizes, activation, generator=generator) for _ in range(depth))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(depth + 1))
+        self.act = ACTIVATIONS[activation]()
+        self.last = MLP((width, outputs), generator=generator)
+        for parameter in self.last.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Float[Tensor, "n i"], condition: Float[Tensor, "n c"]) -> Float[Tensor, "n o"]:
+        h = self.first(torch.cat([x, condition], 1))
+        for norm, block in zip(self.norms, self.blocks, strict=False):
+            h = h + block(torch.cat([norm(h), condition], 1))
+        return self.last(self.act(self.norms[-1](h)))
+
+
 class DiagonalNormal(NamedTuple):
     """N(mean, exp(2 log_std)), independent coordinates."""
 

@@ -11,7 +11,7 @@ from torch.distributed import DeviceMesh
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from genmodels.errors import BadInput
-from genmodels.networks import MLP
+from genmodels.networks import MLP, Upended
 
 
 def split_networks(model: nn.Module, mesh: DeviceMesh) -> None:
@@ -26,6 +26,8 @@ def split_networks(model: nn.Module, mesh: DeviceMesh) -> None:
     networks = [module for module in model.modules() if isinstance(module, MLP)]
     if not networks:
         raise BadInput("This model has no networks whose parameters could be split: train it with --strategy ddp.")
+    if any(isinstance(module, Upended) for module in model.modules()):
+        raise BadInput("Tied weights are needed whole by two networks: train this model with --strategy ddp.")
     for network in networks:
         fully_shard(network, mesh=mesh)
 

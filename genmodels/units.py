@@ -140,15 +140,16 @@ class Gaussian(Unit):
     """Real sites with log_base(s) = −s²/(2σ²) and t(s) = s/σ²: given its field η a site is N(η, σ²).
 
     The parametrisation of Cho, Ilin and Raiko (2011, eq. 3), without the constant bias²/(2σ²): the weights have the unit
-    of the data and the conditional mean is bias + W h. σ² = exp(log_variance) is learned, one a site.
+    of the data and the conditional mean is bias + W h. σ² = exp(log_variance) is learned, one a site, or kept where not
+    `learned`.
     """
 
-    def __init__(self, size: int, *, variance: float = 1.0):
+    def __init__(self, size: int, *, variance: float = 1.0, learned: bool = True):
         super().__init__(size)
         if not variance > 0:
             raise BadInput(f"The variance of Gaussian units must be positive, not {variance}.")
-        self.log_variance = nn.Parameter(torch.full((size,), math.log(variance)))
-        self._initial_variance = variance
+        self.log_variance = nn.Parameter(torch.full((size,), math.log(variance)), requires_grad=learned)
+        self._initial_variance, self._learned = variance, learned
 
     @property
     def num_states(self) -> None:
@@ -192,7 +193,8 @@ class Gaussian(Unit):
         _refuse(x, ~torch.isfinite(x), "not a finite number; remove or fill such entries")
 
     def config(self):
-        return {"type": "Gaussian", "size": self.size, "variance": self._initial_variance}
+        kept = {} if self._learned else {"learned": False}
+        return {"type": "Gaussian", "size": self.size, "variance": self._initial_variance, **kept}
 
 
 class FlatOneHot(TransformedDistribution):

@@ -13,6 +13,7 @@ from samplers.gibbs import Conditionals, gibbs
 from samplers.hmc import hmc
 from samplers.kernel import Kernel, run
 from samplers.langevin import adjusted_underdamped, mala, ula, underdamped
+from samplers.line_integral import line_integral, score_mala
 from samplers.metropolis_within_gibbs import metropolis_within_gibbs
 from samplers.nuts import nuts
 from samplers.observers import RunningMoments, Trace
@@ -44,6 +45,7 @@ __all__ = [
     "gibbs",
     "gibbs_with_gradients",
     "hmc",
+    "line_integral",
     "load_chains",
     "log_z_ratios",
     "mala",
@@ -57,6 +59,7 @@ __all__ = [
     "rung",
     "salakhutdinov_murray_schedule",
     "save_chains",
+    "score_mala",
     "smc",
     "swap_rates",
     "tempering_report",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from samplers.kernel import Kernel, run
@@ -27,6 +27,7 @@ def annealed_langevin(
     num_steps: int,
     generator: torch.Generator,
     denoise: bool = True,
+    clamp: tuple[Bool[Tensor, "*m d"], Float[Tensor, "*k d"]] | None = None,
     observe: Observe | Sequence[Observe] | None = None,
     track: Callable[[Iterable[int]], Iterable[int]] | None = None,
 ) -> Float[Tensor, "n d"]:
@@ -36,6 +37,10 @@ def annealed_langevin(
     of drift to noise the same at all levels. `best_step_size` and `geometric_noise_levels` choose. Start from noise as wide
     as p_σ at the first level. `denoise` returns x + σ_k² s(x, σ_k), the mean of the data given the last x, which is no draw
     but for small σ_k near one (Song and Ermon, 2020; Jolicoeur-Martineau et al., 2021).
+
+    `clamp` is a mask of sites, (d,) or (n, d), and the values that they have: after every step they are set to these values
+    plus noise of the level (in-painting; Song and Ermon, 2019), which is a heuristic: the free sites hear of them by the
+    score alone.
 
     Biased, and nothing corrects it: without `denoise` the chains approach p_σ at the last level, not the target, up to
     O(step_size) and what the chains of each level had no time for. Modes that are joined at the first level get their
@@ -52,11 +57,25 @@ def annealed_langevin(
     """
 
     def make_kernel(sigma: float) -> Kernel:
-        return score_langevin(lambda x: score(x, sigma), step_size * sigma**2)
+        kernel = score_langevin(lambda x: score(x, sigma), step_size * sigma**2)
+        return kernel if clamp is None else _clamped(kernel, *clamp, sigma)
 
     x = run_levels(make_kernel, position, sigmas, num_steps, generator=generator, observe=observe, track=track)
     last = float(sigmas[-1])
-    return x + last**2 * score(x, last) if denoise else x
+    x = x + last**2 * score(x, last) if denoise else x
+    return x if clamp is None else torch.where(clamp[0], clamp[1], x)
+
+
+def _clamped(kernel: Kernel, held: Tensor, values: Tensor, sigma: float) -> Kernel:
+    def update(x: Tensor, noise: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        moved, info = kernel.update(x, noise[0])
+        return torch.where(held, values + sigma * noise[1], moved), info
+
+    return Kernel(
+        init=kernel.init,
+        noise=lambda x, generator: (kernel.noise(x, generator), kernel.noise(x, generator)),
+        update=update,
+    )
 
 
 def score_langevin(score: Callable[[Tensor], Tensor], step_size: float | Tensor) -> Kernel:

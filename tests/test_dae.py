@@ -20,7 +20,7 @@ from genmodels.data.examples import Examples
 from genmodels.fit import Settings, fit
 from genmodels.likelihood import best_bandwidth, chain_fields, csl, parzen
 from genmodels.objectives import denoising, nearest_neighbour
-from samplers import run, walk_back
+from samplers import run, score_mala, walk_back
 
 SITES, REPLACED = 8, 0.2
 STATES = Bernoulli(SITES).states(torch.arange(2**SITES)).double()
@@ -168,6 +168,18 @@ def test_its_score_is_that_of_the_smoothed_density() -> None:
     (exact,) = torch.autograd.grad(smoothed.log_prob(x).sum(), x)
     torch.testing.assert_close(best_linear().score(x).detach(), exact)
     assert float((best_linear(0.05).score(x) - exact).abs().max()) > 0.01
+
+
+@pytest.mark.many_steps
+@pytest.mark.parametrize(("off", "test"), [(0.0, lambda z: z < 5), (0.05, lambda z: z > 8)])
+def test_chains_by_its_score_alone_draw_from_the_smoothed_density(off: float, test) -> None:
+    root = torch.linalg.cholesky(COVARIANCE + NOISE**2 * torch.eye(3, dtype=torch.float64))
+    standard = torch.randn(10_000, 3, dtype=torch.float64, generator=zoo.generator(19))
+    kernel = score_mala(best_linear(off).requires_grad_(False).score, 0.5, num_nodes=1)
+    x = run(kernel, MEAN + standard @ root.T, 30, generator=zoo.generator(20)).position
+    white = torch.linalg.solve_triangular(root, (x - MEAN).T, upper=False).T
+    products = (white[:, :, None] * white[:, None, :]).flatten(1)
+    assert test(float(zoo.z_scores(products, torch.eye(3, dtype=torch.float64).flatten()).abs().max()))
 
 
 def mixture(noise: float) -> MixtureSameFamily:

@@ -19,7 +19,7 @@ from experiments import (
     mixing_rbm,
     ptt_mnist,
     rbm_mnist,
-    score_digits,
+    score_images,
     sparse_coding,
     target_prop_depth,
     target_prop_halves,
@@ -35,7 +35,7 @@ from experiments import (
     vae_mnist,
     vae_pyro,
 )
-from experiments.benchmarks import continuous, cuda, pcd_epoch, speed, throughput
+from experiments.benchmarks import continuous, cuda, latent_ais, pcd_epoch, speed, throughput
 from experiments.results import BETWEEN_SEEDS, mean_of
 from genmodels.likelihood import Estimate
 
@@ -123,10 +123,18 @@ def test_mixing_depth(tmp_path: Path) -> None:
     assert (tmp_path / "mixing_depth.png").is_file()
 
 
-def test_score_digits(tmp_path: Path) -> None:
-    metrics = check_shape(score_digits.main(smoke=True, out=tmp_path / "runs", results=tmp_path))["metrics"]
-    assert metrics["test_bits_per_dimension"]["value"] > 0
-    assert (tmp_path / "score_digits.png").is_file()
+def test_score_images(tmp_path: Path) -> None:
+    for path in score_images.main(smoke=True, out=tmp_path / "runs", results=tmp_path):
+        assert check_shape(path)["metrics"]["test_bits_per_dimension"]["value"] > 0
+    for name in ("digits", "mnist"):
+        assert (tmp_path / f"score_{name}.png").is_file()
+        assert (tmp_path / f"score_{name}_draws.png").is_file()
+
+
+def test_bench_latent_ais(tmp_path: Path) -> None:
+    metrics = check_shape(latent_ais.main(smoke=True, out=tmp_path / "runs", results=tmp_path))["metrics"]
+    assert metrics["ais"]["bound"] == "lower"
+    assert metrics["batched_over_one_by_one"]["value"] > 0
 
 
 def test_vae_frey(tmp_path: Path) -> None:

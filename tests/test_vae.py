@@ -19,6 +19,7 @@ from genmodels import VAE, BadInput, Bernoulli, Categorical, Gaussian
 from genmodels.data.examples import Examples
 from genmodels.fit import Settings, fit
 from genmodels.interface import default_generator
+from genmodels.layers import named_layer
 from genmodels.likelihood import elbo as elbo_estimate
 from genmodels.likelihood import importance_bound, log_weights
 from genmodels.objectives import Objective, dreg, elbo, iwae, reweighted_wake_sleep
@@ -263,6 +264,20 @@ def test_the_configuration_builds_it_again(unit):
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 
+@pytest.mark.parametrize("learned", [True, False])
+def test_the_variance_of_the_output_is_learned_or_kept(learned: bool):
+    x = 2 * torch.randn(60, 3, generator=zoo.generator(14))
+    kind = "gaussian" if learned else "gaussian:0.3"
+    model = VAE(named_layer(kind, 3, variance=0.3), latent=(2,), hidden=((3,),))
+    fit(model, elbo(model), Examples(x), Settings(epochs=3, optimizer="Adam", learning_rate=0.1, device="cpu"))
+    assert isinstance(model.observed, Gaussian)
+    moved = (model.observed.log_variance - math.log(0.3)).abs().min()
+    assert (float(moved.detach()) > 1e-3) == learned
+    again = VAE.from_config(json.loads(json.dumps(model.config()))).observed
+    assert isinstance(again, Gaussian)
+    assert again.log_variance.requires_grad == learned
+
+
 def test_the_start_fits_the_data_by_its_mean():
     x = (torch.rand(200, 7, generator=zoo.generator()) < torch.linspace(0.1, 0.9, 7)).float()
     model = VAE(Bernoulli(7), latent=(2,), hidden=((3,),), pseudo_inputs=5)
@@ -282,6 +297,7 @@ def test_the_start_fits_the_data_by_its_mean():
         (lambda: VAE(Bernoulli(3), activation="sine"), "no activation 'sine'"),
         (lambda: VAE(Bernoulli(3), latent=(0,), hidden=((),)), "at least one unit"),
         (lambda: iwae(tiny(), num_samples=0), "at least 1"),
+        (lambda: named_layer("gaussian:wide", 3), "A variance is a number"),
         (lambda: elbo(tiny(), warm_up=-1), "at least 0"),
         (lambda: reweighted_wake_sleep(tiny(), num_samples=1, sleep=False, wake=False), "a wake phase"),
     ],

@@ -17,6 +17,7 @@ from genmodels.flags import StoredModel, Train, TrainDae, TrainDbm, TrainRbm, Tr
 from genmodels.flags.arguments import command_line
 from genmodels.flags.common import TrainModel
 from genmodels.flags.dbn import TrainDbn
+from genmodels.flags.noise_dae import TrainNoiseDae
 from genmodels.flags.psd import TrainPsd
 from genmodels.flags.sparse_coding import TrainSparseCoding
 from genmodels.flags.target_prop import TrainTargetProp
@@ -31,6 +32,7 @@ FAMILY_OF: dict[type[TrainModel], Family] = {
     TrainDbn: FAMILIES["dbn"],
     TrainVae: FAMILIES["vae"],
     TrainDae: FAMILIES["dae"],
+    TrainNoiseDae: FAMILIES["noise-dae"],
     TrainSparseCoding: FAMILIES["sparse-coding"],
     TrainPsd: FAMILIES["psd"],
     TrainTargetProp: FAMILIES["target-prop"],

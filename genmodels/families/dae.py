@@ -42,12 +42,18 @@ def run_config(flags: TrainDae, data: DataSet) -> RunConfig:
             "corruption": {"type": flags.corruption, amount: flags.corruption_level},
             "hidden": flags.hidden,
             "hidden_noise": flags.hidden_noise,
+            "tied": flags.tied,
             "activation": flags.activation,
         },
         data=flags.data,
         key=flags.key,
         objective="denoising",
-        objective_options={"walk_back": flags.walk_back},
+        objective_options={
+            "walk_back": flags.walk_back,
+            "contraction": flags.contraction,
+            "num_probes": flags.num_probes,
+            "sparsity": flags.sparsity,
+        },
         settings=settings_from(flags, len(data.train), learning_rate=_LEARNING_RATE),
     )
 

@@ -23,7 +23,8 @@ class TrainVae(TrainModel):
     activation: Literal["tanh", "relu", "softplus", "silu"] = "tanh"
     """Activation of the deterministic units."""
     visible_units: Kind = "auto"
-    """Output distribution: bernoulli, gaussian or categorical:LEVELS; auto: bernoulli for binary data, else gaussian."""
+    """Output distribution: bernoulli, gaussian, gaussian:VARIANCE (not learned) or categorical:LEVELS; auto: bernoulli for
+    binary data, else gaussian."""
     pseudo_inputs: int = 0
     """Learned inputs whose codes' mixture is the prior (VampPrior); 0 for a standard normal prior."""
     objective: Literal["elbo", "iwae", "dreg", "rws"] = "elbo"

@@ -5,7 +5,7 @@ from genmodels.likelihood.csl import best_bandwidth, chain_fields, csl, parzen
 from genmodels.likelihood.estimate import Bound, Estimate
 from genmodels.likelihood.exact import exact_log_z
 from genmodels.likelihood.latent_ais import Annealing, Sandwich, latent_ais, latent_bdmc
-from genmodels.likelihood.probability_flow import probability_flow
+from genmodels.likelihood.probability_flow import flow_draws, probability_flow
 from genmodels.likelihood.pseudo import pseudo_likelihood
 from genmodels.likelihood.report import LikelihoodReport, bound_report, importance_weighted, log_likelihood
 from genmodels.likelihood.smc import smc_log_z
@@ -26,6 +26,7 @@ __all__ = [
     "csl",
     "elbo",
     "exact_log_z",
+    "flow_draws",
     "importance_bound",
     "importance_weighted",
     "latent_ais",

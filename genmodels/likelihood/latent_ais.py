@@ -13,7 +13,7 @@ from torch import Tensor
 
 from genmodels.errors import BadInput
 from genmodels.groups import Rows, in_groups
-from genmodels.interface import Ancestral, Code, JointDensity, Latents, check_width, require
+from genmodels.interface import Ancestral, Code, JointDensity, Latents, TopDown, check_width, require
 from genmodels.likelihood.estimate import Estimate
 from genmodels.likelihood.variational import mean_log_mean_exp
 from genmodels.progress import Progress, no_progress
@@ -65,7 +65,7 @@ class Annealing:
         for beta in progress(range(1, num_temperatures + 1), "tuning step sizes"):
             kernel = path.kernel(float(betas[beta]), math.exp(log_step))
             state, info = kernel.step(path.at(state, float(betas[beta])), generator)
-            state = path.state(state.position)
+            state = path.apart(state, float(betas[beta]))
             log_step += pace * (float(info["accept_prob"].mean()) - target_accept)
             found.append(log_step)
         return cls(betas, torch.tensor(found, dtype=torch.float64).exp(), num_leapfrog)
@@ -79,6 +79,14 @@ class PathState(NamedTuple):
     log_joint: Float[Tensor, " n"]
     start_slope: Float[Tensor, "n c"]
     joint_slope: Float[Tensor, "n c"]
+
+
+class _Joint(NamedTuple):
+    """log p(x, z) at some z, and tensors that hang on z with the weights by which their slopes add to its own."""
+
+    value: Callable[[], Tensor]
+    outputs: list[Tensor]
+    pulls: list[Tensor]
 
 
 class LatentPath:
@@ -116,10 +124,26 @@ class LatentPath:
         with torch.enable_grad():
             leaf = position.detach().requires_grad_()
             z = self._latents(leaf)
-            log_start, log_joint = self._code.log_prob(z), self._model.log_joint(self._x, z)
+            log_start, joint = self._code.log_prob(z), self._joint(z)
             (start_slope,) = torch.autograd.grad(log_start.sum(), leaf, retain_graph=True)
-            (joint_slope,) = torch.autograd.grad(log_joint.sum(), leaf)
-        return PathState(leaf.detach(), log_start.detach(), log_joint.detach(), start_slope, joint_slope)
+            (joint_slope,) = torch.autograd.grad(joint.outputs, leaf, joint.pulls)
+        return PathState(leaf.detach(), log_start.detach(), joint.value(), start_slope, joint_slope)
+
+    def _joint(self, z: Latents) -> _Joint:
+        """log p(x, z), its slope by way of the observed layer's field where the model has one.
+
+        The density of a layer of units has the slope t(x) − t(E[x]) in its field, which is there without the density.
+        """
+        model, x = self._model, self._x
+        if not isinstance(model, TopDown):
+            log_joint = model.log_joint(x, z)
+            return _Joint(log_joint.detach, [log_joint], [torch.ones_like(log_joint)])
+        log_prior, field = model.prior(len(x)).log_prob(z), model.decode(z)
+        unit, at = model.observed, field.detach()
+        pull = unit.statistic(x) - unit.statistic(unit.mean(at))
+        return _Joint(
+            lambda: log_prior.detach() + unit.log_prob(at, x), [log_prior, field], [torch.ones_like(log_prior), pull]
+        )
 
     def log_density(self, state: PathState, beta: float) -> Float[Tensor, " n"]:
         start, joint = state.log_start.double(), state.log_joint.double()
@@ -128,7 +152,7 @@ class LatentPath:
 
     def transition(self, state: PathState, beta: float, generator: torch.Generator) -> PathState:
         moved, _ = self.kernel(beta, self._steps[beta]).step(self.at(state, beta), generator)
-        return self.state(moved.position)
+        return self.apart(moved, beta)
 
     def kernel(self, beta: float, step_size: float):
         """HMC that leaves f_β invariant."""
@@ -137,7 +161,15 @@ class LatentPath:
             z = self._latents(position)
             return -(1 - beta) * self._code.log_prob(z) - beta * self._model.log_joint(self._x, z)
 
-        return hmc(energy, step_size, self._annealing.num_leapfrog)
+        def gradient(position: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+            with torch.enable_grad():
+                leaf = position.detach().requires_grad_()
+                z = self._latents(leaf)
+                log_start, joint = self._code.log_prob(z), self._joint(z)
+                pulls = [torch.full_like(log_start, beta - 1), *(-beta * pull for pull in joint.pulls)]
+                return torch.autograd.grad([log_start, *joint.outputs], leaf, pulls)[0]
+
+        return hmc(energy, step_size, self._annealing.num_leapfrog, gradient=gradient)
 
     def at(self, state: PathState, beta: float) -> PhaseState:
         """The chains at rest under f_β, with no new evaluation."""
@@ -145,6 +177,20 @@ class LatentPath:
         gradient = -(1 - beta) * state.start_slope - beta * state.joint_slope
         still = torch.zeros_like(state.position)
         return PhaseState(state.position, energy, gradient, still, torch.zeros_like(energy))
+
+    def apart(self, moved: PhaseState, beta: float) -> PathState:
+        """The state of chains that moved under f_β > 0: what the start has no part in is the model's, with no new evaluation.
+
+        The rounding of E(x, z), divided by β, enters weights multiplied by differences of β.
+        """
+        with torch.enable_grad():
+            leaf = moved.position.detach().requires_grad_()
+            log_start = self._code.log_prob(self._latents(leaf))
+            (start_slope,) = torch.autograd.grad(log_start.sum(), leaf)
+        log_start = log_start.detach()
+        log_joint = -(moved.energy + (1 - beta) * log_start) / beta
+        joint_slope = -(moved.gradient + (1 - beta) * start_slope) / beta
+        return PathState(moved.position, log_start, log_joint, start_slope, joint_slope)
 
     def _latents(self, position: Float[Tensor, "n c"]) -> Latents:
         return (position * self._scale).split(self._sizes, 1)

@@ -3,7 +3,7 @@
 from genmodels.objectives.accumulated import accumulated
 from genmodels.objectives.classifying import classification, discriminative, hybrid
 from genmodels.objectives.contrastive import cd, fpcd, pcd
-from genmodels.objectives.denoising import denoising, nearest_neighbour
+from genmodels.objectives.denoising import denoising, greedy_denoising, nearest_neighbour, squared_jacobian
 from genmodels.objectives.dictionary import dictionary_learning
 from genmodels.objectives.elbo import dreg, elbo, iwae, reweighted_wake_sleep
 from genmodels.objectives.labelled import back_propagation, supervised_target_propagation
@@ -16,6 +16,7 @@ from genmodels.objectives.psd import amortised_map, psd
 from genmodels.objectives.ptt import ptt
 from genmodels.objectives.recurrent import back_propagation_through_time, recurrent_target_propagation
 from genmodels.objectives.target_prop import algorithm1, target_propagation
+from genmodels.objectives.unrolled import unrolled
 from genmodels.objectives.up_down import up_down
 from genmodels.objectives.variational_pcd import variational_pcd
 
@@ -35,6 +36,7 @@ __all__ = [
     "dreg",
     "elbo",
     "fpcd",
+    "greedy_denoising",
     "hybrid",
     "iwae",
     "layerwise",
@@ -46,8 +48,10 @@ __all__ = [
     "ptt",
     "recurrent_target_propagation",
     "reweighted_wake_sleep",
+    "squared_jacobian",
     "supervised_target_propagation",
     "target_propagation",
+    "unrolled",
     "up_down",
     "variational_pcd",
 ]

@@ -1,8 +1,11 @@
-"""Learning to undo a corruption: the denoising criterion, from the data alone or along walk-back chains."""
+"""Learning to undo a corruption: the denoising criterion, from the data alone, along walk-back chains, or layer by layer."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from genmodels.dae import DAE
@@ -11,17 +14,27 @@ from genmodels.interface import Denoiser, require
 from genmodels.objectives.objective import Objective, ObjectiveState
 
 
-def denoising(model: DAE, *, walk_back: int = 1) -> Objective:
+def denoising(
+    model: DAE, *, walk_back: int = 1, contraction: float = 0.0, num_probes: int = 0, sparsity: float = 0.0
+) -> Objective:
     """Descends −log P(x | x̃_t), averaged over t = 1, ..., `walk_back` corruptions of a chain that starts at x.
 
     x̃_1 is drawn from C(· | x), every later x̃_t from C(· | x_{t−1}) with x_{t−1} ~ P(· | x̃_{t−1}), and all of them are to give x
     back: spurious modes that the chain wanders to are learned away (walk-back: Bengio, Yao, Alain and Vincent, 2013,
     section 3, here with a fixed number of steps). For 1 it is the denoising criterion (Vincent et al., 2008). The draws
     carry no gradient. The metric `reconstruction` is the first term, nats per example: not a bound on log p(x).
+
+    Two penalties of the code of the uncorrupted x come on top: `contraction` times |∂h/∂x|² of the highest hidden layer, exact or
+    by `num_probes` random projections (`squared_jacobian`; Rifai, Vincent, Muller, Glorot and Bengio, 2011), and
+    `sparsity` times Σ |h| of all hidden layers.
     """
     require(model, Denoiser, by="denoising")
     if walk_back < 1:
         raise BadInput(f"walk_back must be at least 1, not {walk_back}.")
+    if min(contraction, num_probes, sparsity) < 0:
+        raise BadInput("contraction, num_probes and sparsity must be at least 0.")
+    if (contraction or sparsity) and not len(model.encoder):
+        raise BadInput("Without hidden layers there is no code to contract or to make sparse.")
 
     def init(x: Tensor, generator: torch.Generator) -> ObjectiveState:
         return {}
@@ -34,9 +47,71 @@ def denoising(model: DAE, *, walk_back: int = 1) -> Objective:
             with torch.no_grad():
                 at = model.draw(field.detach(), model.reconstruction_noise(x, generator))
         loss = torch.stack(losses).mean()
-        return loss, state, {"reconstruction": -losses[0], "last_reconstruction": -losses[-1]}
+        metrics = {"reconstruction": -losses[0], "last_reconstruction": -losses[-1]}
+        if contraction:
+            metrics["squared_jacobian"] = squared_jacobian(
+                lambda row: model.codes(row)[-1], x, num_probes=num_probes, generator=generator
+            ).mean()
+            loss = loss + contraction * metrics["squared_jacobian"]
+        if sparsity:
+            metrics["activity"] = torch.stack([code.abs().sum(1).mean() for code in model.codes(x)]).sum()
+            loss = loss + sparsity * metrics["activity"]
+        return loss, state, metrics
 
     return Objective(init, step)
+
+
+def greedy_denoising(model: DAE, *, layer: int) -> Objective:
+    """Descends the denoising loss of one hidden layer, 1 for the lowest, as if it were alone on top of those below it.
+
+    The lowest layer gives x back, −log P(x | x̃). A higher one gives back the layer h below, from its corruption by the model's
+    own C, with loss |act(·) − h|² / 2; layers below are taken as they are and learn nothing (stacked denoising
+    auto-encoders: Vincent, Larochelle, Lajoie, Bengio and Manzagol, 2010). One after the other they are where
+    `denoising` of all layers begins. The metric `reconstruction` is minus the loss.
+    """
+    require(model, Denoiser, by="greedy_denoising")
+    depth = len(model.codes(model.centre[None]))
+    if not 1 <= layer <= depth:
+        raise BadInput(f"There is no hidden layer {layer}: choose one of 1 to {depth}.")
+
+    def init(x: Tensor, generator: torch.Generator) -> ObjectiveState:
+        return {}
+
+    def step(x: Tensor, state: ObjectiveState, generator: torch.Generator):
+        with torch.no_grad():
+            below = x if layer == 1 else model.codes(x)[layer - 2]
+        noisy = model.corruption.apply(below, model.corruption.noise(below, generator))
+        if layer == 1:
+            loss = -model.observed.log_prob(model.by_way_of(1, noisy - model.centre), x).mean()
+        else:
+            loss = 0.5 * (model.by_way_of(layer, noisy) - below).square().sum(1).mean()
+        return loss, state, {"reconstruction": -loss}
+
+    return Objective(init, step)
+
+
+def squared_jacobian(
+    code: Callable[[Tensor], Tensor],
+    x: Float[Tensor, "n d"],
+    *,
+    num_probes: int = 0,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, " n"]:
+    """Σ_ij (∂h_j/∂x_i)² of the code h(x) of every row, which must depend on its own row alone; differentiable.
+
+    Exact, by a pass for each code, or with `num_probes` the mean of |∂(u·h)/∂x|² over so many random signs u: without bias,
+    and its variance falls as 1 / num_probes.
+    """
+    if num_probes == 0:
+        jacobian = torch.func.vmap(torch.func.jacrev(lambda row: code(row[None])[0]))(x)
+        return jacobian.square().sum((1, 2))
+    leaf = x.detach().requires_grad_()
+    h, total = code(leaf), x.new_zeros(len(x))
+    for _ in range(num_probes):
+        signs = 2 * torch.randint(0, 2, h.shape, generator=generator, device=h.device).to(h.dtype) - 1
+        (along,) = torch.autograd.grad((signs * h).sum(), leaf, create_graph=True)
+        total = total + along.square().sum(1)
+    return total / num_probes
 
 
 def nearest_neighbour(model: DAE, *, pull: float = 1.0) -> Objective:

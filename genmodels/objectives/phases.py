@@ -177,7 +177,7 @@ def _unit_descent(
     model: LayeredBoltzmann, rows: Tensor, row_weight: Tensor
 ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
     """The units' own parameters (variances), and the gradient of the free-energy gap in them."""
-    own = [p for unit in model.units for p in unit.parameters()]
+    own = [p for unit in model.units for p in unit.parameters() if p.requires_grad]
     if not own:
         return [], []
     assert isinstance(model, FreeEnergy)
