@@ -80,7 +80,7 @@ class Config:
     hybrid: Training = field(default_factory=lambda: Training(12, 1e-3))
     hybrid_weight: float = 0.01
     joint: Training = field(default_factory=lambda: Training(8, 0.05, average=0.9995, num_steps=3))
-    fine_tuning: Training = field(default_factory=lambda: Training(12, 1e-3))
+    fine_tuning: Training = field(default_factory=lambda: Training(50, 2e-3))
     drop_input: float = 0.2
     drop_hidden: float = 0.0
     dbn: dbn_mnist.Config = field(default_factory=dbn_mnist.Config)

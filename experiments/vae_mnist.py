@@ -99,7 +99,7 @@ def _config(long: dict[str, Any], short: dict[str, Any], **options: Any) -> Conf
 
 DEFAULT = _config(
     {"epochs": 550, "batch_size": 100, "learning_rate": 2e-3, "num_test": 10_000, "num_annealed": 100},
-    {"epochs": 20, "batch_size": 20, "learning_rate": 1e-3, "num_test": 10_000},
+    {"epochs": 8, "batch_size": 20, "learning_rate": 1e-3, "num_test": 2000},
 )
 _FULL = {"epochs": 3280, "batch_size": 20, "learning_rate": 1e-3, "num_test": 10_000, "num_annealed": 1000}
 FULL = _config(_FULL, _FULL, simulated=1000)

@@ -1,11 +1,11 @@
 """Annealing over the latents of many images at once, 16 chains × 1,000 temperatures each, against one image after the other.
 
-The model is the one-layer variational auto-encoder of `vae_mnist`, trained in short. The work does not depend on the
-image, and more images than fit into one batch of chains go through batch after batch: so seconds are those of an example, and
-`processor_hours_of_1000_batched` is a thousand times as much, not a run. The peak of the process's memory stands beside, with its
-size before annealing began.
+The model is the one-layer variational auto-encoder of `vae_mnist`, trained in short. 1,000 images are annealed together; of one
+after the other few are timed, since the work does not depend on the image, and `processor_hours_of_1000_one_by_one` is so many times
+theirs. More images than fit into one batch of chains go through batch after batch: the peak of the process's memory stands
+beside, with its size before annealing began.
 
-    python -m experiments.benchmarks.latent_ais            # minutes
+    python -m experiments.benchmarks.latent_ais            # a quarter of an hour
     python -m experiments.benchmarks.latent_ais --smoke    # the same code on `digits`, in seconds
 """
 
@@ -37,7 +37,7 @@ class Config:
     data: str = "mnist-dynamic"
     test_data: str = "mnist-binarized"
     epochs: int = 10
-    examples: int = 128
+    examples: int = 1000
     chains: int = 16
     temperatures: int = 1000
     leapfrog: int = 2
