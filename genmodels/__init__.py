@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from genmodels.gsn import GSN
     from genmodels.psd import PSD
     from genmodels.rbm import RBM
+    from genmodels.s3c import S3C
     from genmodels.sparse_coding import SparseCoding
     from genmodels.target_prop import AutoEncoderStack
     from genmodels.units import Bernoulli, Categorical, Gaussian
@@ -23,6 +24,7 @@ __all__ = [
     "GSN",
     "PSD",
     "RBM",
+    "S3C",
     "VAE",
     "AutoEncoderStack",
     "BadInput",
@@ -41,6 +43,7 @@ _HOMES = {
     "GSN": "gsn",
     "PSD": "psd",
     "RBM": "rbm",
+    "S3C": "s3c",
     "SparseCoding": "sparse_coding",
     "VAE": "vae",
     "Bernoulli": "units",

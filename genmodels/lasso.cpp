@@ -11,7 +11,7 @@
 
 namespace {
 
-constexpr double kShare = 0.5;    // of the worst violation: coordinates above it join the support together
+constexpr double kShare = 0.15;   // of the worst violation: coordinates above it join the support together
 constexpr int kCalm = 2;          // sweeps without a change of sign before a Newton step
 constexpr int kSweeps = 30;       // at most, before a Newton step
 constexpr int kAttempts = 5;      // Newton steps before the next look at all coordinates
@@ -45,11 +45,12 @@ struct Problem {
 
 class Solver {
  public:
-  explicit Solver(const Problem& p) : p_(p), k_(p.k), q_(p.stride) {}
+  explicit Solver(const Problem& p) : p_(p), k_(p.k), q_(p.stride), place_(p.k, -1) {}
 
   void solve(int64_t row) {
     z_ = p_.code + row * k_;
     const double* b = p_.correlation + row * k_;
+    forget();
     restart(b);
     double best = measure(row, b);
     for (int64_t round = 0; round < p_.max_rounds && best > p_.tolerance; ++round) {
@@ -71,28 +72,48 @@ class Solver {
 
   double violation(int64_t j) const { return (p_.non_negative ? q_[j] : std::abs(q_[j])) - p_.penalty[j]; }
 
-  // The coordinates to work on: those that are not zero, and the worst violators of optimality at zero.
+  void forget() {
+    for (int64_t j : support_) place_[j] = -1;
+    support_.clear();
+  }
+
+  // The coordinates to work on: those of the rounds before, those that are not zero, and the worst violators of optimality
+  // at zero.
   void enter() {
     double worst = 0;
     for (int64_t j = 0; j < k_; ++j) worst = std::max(worst, violation(j));
-    support_.clear();
-    settled_ = true;
+    const int64_t old = static_cast<int64_t>(support_.size());
     for (int64_t j = 0; j < k_; ++j)
-      if (z_[j] != 0 || violation(j) > kShare * worst) {
+      if (place_[j] < 0 && (z_[j] != 0 || violation(j) > kShare * worst)) {
+        place_[j] = static_cast<int64_t>(support_.size());
         support_.push_back(j);
-        settled_ &= z_[j] != 0;
       }
     m_ = static_cast<int64_t>(support_.size());
-    stride_ = padded(m_);
+    grow(old);
     for (auto* v : {&code_, &rest_, &penalty_}) v->resize(stride_);
-    gram_.resize(m_ * stride_);
+    settled_ = true;
     for (int64_t a = 0; a < m_; ++a) {
       const int64_t j = support_[a];
       code_[a] = z_[j];
       rest_[a] = q_[j];
       penalty_[a] = p_.penalty[j];
-      const double* gram = p_.gram + j * p_.stride;
-      for (int64_t c = 0; c < m_; ++c) gram_[a * stride_ + c] = gram[support_[c]];
+      settled_ &= a < old || code_[a] != 0;
+    }
+  }
+
+  // The Gram matrix of the support, of which the first `old` rows and columns are there.
+  void grow(int64_t old) {
+    if (m_ > stride_) {
+      const int64_t stride = padded(m_ + m_ / 2);
+      std::vector<double> wider(stride * stride);
+      for (int64_t a = 0; a < old; ++a)
+        std::copy(gram_.begin() + a * stride_, gram_.begin() + a * stride_ + old, wider.begin() + a * stride);
+      gram_.swap(wider);
+      stride_ = stride;
+    }
+    for (int64_t a = old; a < m_; ++a) {
+      const double* gram = p_.gram + support_[a] * p_.stride;
+      for (int64_t c = 0; c <= a; ++c) gram_[a * stride_ + c] = gram_[c * stride_ + a] = gram[support_[c]];
     }
   }
 
@@ -211,6 +232,7 @@ class Solver {
   int64_t m_ = 0, stride_ = 0;
   std::vector<double> q_, code_, rest_, penalty_, gram_, factor_, direction_;
   std::vector<int64_t> support_, active_;
+  std::vector<int64_t> place_;  // in the support, or −1
 };
 
 }  // namespace

@@ -37,10 +37,12 @@ from genmodels.objectives import (
     layerwise,
     noise_levels,
     pcd,
+    posterior_sampling,
     psd,
     ptt,
     reweighted_wake_sleep,
     target_propagation,
+    variational_em,
     variational_pcd,
 )
 from genmodels.processes import Processes, one_process
@@ -80,9 +82,11 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "dreg": dreg,
     "rws": reweighted_wake_sleep,
     "dictionary": dictionary_learning,
+    "posterior": posterior_sampling,
     "psd": psd,
     "amortised": amortised_map,
     "target_propagation": target_propagation,
+    "variational_em": variational_em,
     "algorithm1": algorithm1,
 }
 

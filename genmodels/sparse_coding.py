@@ -108,6 +108,13 @@ class SparseCoding(nn.Module, TopDown, MapInference, Encoder, Configured):
         return Lasso(rows, dictionary, 1 / self.factors.scale.double(), non_negative=self.factors.non_negative)
 
     @torch.no_grad()
+    def linear_code(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        """The posterior mean under a Gaussian prior of the same scales: one linear map for all x, a place to start from."""
+        weighted = self.observed.statistic(self.dictionary.T)
+        precision = weighted @ self.dictionary + torch.diag(self.factors.scale**-2)
+        return torch.linalg.solve(precision, weighted @ (x - self.visible_bias).T).T
+
+    @torch.no_grad()
     def encode(self, x: Float[Tensor, "n d"]) -> Code:
         """A normal distribution fitted to p(z | x): exact for a Gaussian prior.
 

@@ -14,7 +14,7 @@ from genmodels.cli import main
 from genmodels.data.examples import Examples
 from genmodels.errors import BadInput
 from genmodels.fit import Settings, fit
-from genmodels.objectives import dictionary_learning
+from genmodels.objectives import dictionary, dictionary_learning
 from genmodels.objectives.dictionary import improved_atoms
 from genmodels.priors import LaplacePrior
 from genmodels.sparse_coding import SparseCoding
@@ -59,6 +59,15 @@ def test_one_pass_lowers_the_surrogate_and_each_atom_is_the_best_given_the_other
     for _ in range(100):
         near = torch.nn.functional.normalize(after + 0.02 * torch.randn(7, 5, generator=randoms).double(), dim=0)
         assert float(surrogate(near)) > float(best) - 1e-9
+
+
+def test_without_a_compiler_the_pass_is_the_same(monkeypatch: pytest.MonkeyPatch):
+    randoms = zoo.generator(4)
+    codes, x, atoms = (torch.randn(s, generator=randoms, dtype=torch.float64) for s in ((50, 5), (50, 7), (7, 5)))
+    compiled = improved_atoms(atoms, codes.T @ codes, x.T @ codes)
+    monkeypatch.setattr(dictionary, "_library", lambda: None)
+    torch.testing.assert_close(improved_atoms(atoms, codes.T @ codes, x.T @ codes), compiled, rtol=0, atol=1e-12)
+    assert float((compiled - atoms).abs().max()) > 0.1
 
 
 def test_a_full_batch_step_never_raises_the_mean_energy():
@@ -119,6 +128,7 @@ SHORT = ["--data", "bars-and-stripes", "--codes", "5", "--epochs", "2", "--devic
         ("laplace", (), "lower"),
         ("gaussian", ("--objective", "iwae"), "exact"),
         ("exponential", (), "lower"),
+        ("student", ("--objective", "posterior", "--optimizer", "Adam"), "lower"),
         ("cauchy", ("--objective", "iwae", "--num-samples", "2", "--optimizer", "Adam"), "lower"),
     ],
 )

@@ -15,12 +15,14 @@ from experiments import (
     dae_mnist,
     dbm_mnist,
     dbn_mnist,
+    denoise_photographs,
     mixing_depth,
     mixing_rbm,
     ptt_mnist,
     rbm_mnist,
     score_images,
     sparse_coding,
+    sparse_likelihood,
     target_prop_depth,
     target_prop_halves,
     target_prop_image_label,
@@ -161,6 +163,22 @@ def test_sparse_coding(tmp_path: Path) -> None:
     assert metrics["lasso_largest_gap"]["value"] <= 1e-6
     assert metrics["excess_fista_10"]["value"] < metrics["excess_ista_10"]["value"]
     assert (tmp_path / "sparse_coding_dictionary.png").is_file()
+
+
+def test_sparse_likelihood(tmp_path: Path) -> None:
+    result = check_shape(sparse_likelihood.main(smoke=True, out=tmp_path / "runs", results=tmp_path))
+    metrics = result["metrics"]
+    for name in sparse_likelihood.MODELS:
+        assert metrics[f"log_likelihood_{name}"]["bound"] == "lower"
+    exact = metrics["log_likelihood_gaussian_exact"]["value"]
+    assert metrics["log_likelihood_gaussian"]["value"] == pytest.approx(exact, abs=1e-3)
+    assert (tmp_path / "sparse_likelihood_s3c.png").is_file()
+
+
+def test_denoise_photographs(tmp_path: Path) -> None:
+    metrics = check_shape(denoise_photographs.main(smoke=True, results=tmp_path))["metrics"]
+    assert metrics["psnr_map"]["value"] > metrics["psnr_noisy"]["value"]
+    assert (tmp_path / "denoise_photographs.png").is_file()
 
 
 def test_dbm_mnist(tmp_path: Path) -> None:

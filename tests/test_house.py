@@ -66,6 +66,8 @@ def test_a_model_file_knows_no_objective_estimator_sampler_or_other_model() -> N
         "gsn",
         "noise_conditional",
         "sparse_coding",
+        "s3c",
+        "spike_slab",
         "lasso",
         "priors",
         "gaussian_codes",

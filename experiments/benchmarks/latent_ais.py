@@ -1,7 +1,7 @@
 """Annealing over the latents of many images at once, 16 chains × 1,000 temperatures each, against one image after the other.
 
-The model is the one-layer variational auto-encoder of `vae_mnist`, trained in short. 1,000 images are annealed together; of one
-after the other few are timed, since the work does not depend on the image, and `processor_hours_of_1000_one_by_one` is so many times
+The model is the one-layer variational auto-encoder of `vae_mnist`, trained in short. 1,000 images are annealed together.
+One after the other few are timed, since the work does not depend on the image, and the hours of 1,000 are so many times
 theirs. More images than fit into one batch of chains go through batch after batch: the peak of the process's memory stands
 beside, with its size before annealing began.
 

@@ -19,6 +19,7 @@ from genmodels.flags.common import TrainModel
 from genmodels.flags.dbn import TrainDbn
 from genmodels.flags.noise_dae import TrainNoiseDae
 from genmodels.flags.psd import TrainPsd
+from genmodels.flags.s3c import TrainS3c
 from genmodels.flags.sparse_coding import TrainSparseCoding
 from genmodels.flags.target_prop import TrainTargetProp
 from genmodels.pictures import write_pictures
@@ -35,6 +36,7 @@ FAMILY_OF: dict[type[TrainModel], Family] = {
     TrainNoiseDae: FAMILIES["noise-dae"],
     TrainSparseCoding: FAMILIES["sparse-coding"],
     TrainPsd: FAMILIES["psd"],
+    TrainS3c: FAMILIES["s3c"],
     TrainTargetProp: FAMILIES["target-prop"],
 }
 

@@ -33,15 +33,23 @@ def load_natural_patches(name: str) -> DataSet:
     than the constant patch, and zero on that one. So x has no density in 144 dimensions: a likelihood compares only
     models that share a noise level. About 0.4 per cent of the patches are flat (saturated sky) and all but zero.
     """
-    images = _read_images(fetch(IMAGES))
-    images = images[draws.permutation(len(images))]
-    patches, first = {}, 0
-    for seed, (split, last) in enumerate(LAST_IMAGE.items(), start=1):
-        patches[split] = _centred_patches(images[first:last], NUM_PATCHES[split], seed)
-        first = last
+    images = natural_images()
+    patches = {
+        split: _centred_patches(images[split], NUM_PATCHES[split], seed)
+        for seed, split in enumerate(LAST_IMAGE, start=1)
+    }
     mean, whitener = _whitening(patches["train"])
     splits = [Examples(torch.from_numpy((rows - mean) @ whitener)) for rows in patches.values()]
     return DataSet(name, *splits, image_shape=(SIDE, SIDE), support="real")
+
+
+def natural_images() -> dict[str, UInt8[np.ndarray, "n height width"]]:
+    """The 400 grey photographs of 180 x 180 pixels, by split (320 / 40 / 40)."""
+    images = _read_images(fetch(IMAGES))
+    images = images[draws.permutation(len(images))]
+    ends = list(LAST_IMAGE.values())
+    parts = zip(LAST_IMAGE, [0, *ends], ends, strict=False)
+    return {split: images[first:last] for split, first, last in parts}
 
 
 def _read_images(path: Path) -> UInt8[np.ndarray, "n height width"]:

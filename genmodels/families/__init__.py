@@ -7,6 +7,7 @@ from genmodels.families.family import Drawn, Family
 from genmodels.families.noise_dae import NOISE_DAE_FAMILY
 from genmodels.families.psd import PSD_FAMILY
 from genmodels.families.rbm import RBM_FAMILY
+from genmodels.families.s3c import S3C_FAMILY
 from genmodels.families.sparse_coding import SPARSE_CODING_FAMILY
 from genmodels.families.target_prop import TARGET_PROP_FAMILY
 from genmodels.families.vae import VAE_FAMILY
@@ -22,6 +23,7 @@ FAMILIES: dict[str, Family] = {
         NOISE_DAE_FAMILY,
         SPARSE_CODING_FAMILY,
         PSD_FAMILY,
+        S3C_FAMILY,
         TARGET_PROP_FAMILY,
     )
 }

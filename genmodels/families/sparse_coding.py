@@ -31,7 +31,7 @@ NUM_PICTURED = 16
 
 def run_config(flags: TrainSparseCoding, data: DataSet) -> RunConfig:
     """The run of sparse coding on `data` that the flags describe."""
-    learns_all = flags.objective == "iwae"
+    learns_all = flags.objective != "dictionary"
     observed = Gaussian(data.num_features, variance=flags.noise**2)
     model = SparseCoding(observed, named_prior(flags), learn_noise=learns_all)
     settings = settings_from(flags, len(data.train), learning_rate=0.01 if learns_all else 1.0)
@@ -41,7 +41,7 @@ def run_config(flags: TrainSparseCoding, data: DataSet) -> RunConfig:
         data=flags.data,
         key=flags.key,
         objective=flags.objective,
-        objective_options={"num_samples": flags.num_samples} if learns_all else {},
+        objective_options={"num_samples": flags.num_samples} if flags.objective == "iwae" else {},
         settings=settings,
         monitor=MonitorOptions(ais_every=0, tensorboard=flags.tensorboard),
     )

@@ -15,6 +15,7 @@ from genmodels.flags.dbn import TrainDbn
 from genmodels.flags.noise_dae import TrainNoiseDae
 from genmodels.flags.psd import TrainPsd
 from genmodels.flags.rbm import TrainRbm
+from genmodels.flags.s3c import TrainS3c
 from genmodels.flags.sparse_coding import TrainSparseCoding
 from genmodels.flags.target_prop import TrainTargetProp
 from genmodels.flags.vae import TrainVae
@@ -41,6 +42,7 @@ class Train:
         | Annotated[TrainNoiseDae, subcommand("noise-dae")]
         | Annotated[TrainSparseCoding, subcommand("sparse-coding")]
         | Annotated[TrainPsd, subcommand("psd")]
+        | Annotated[TrainS3c, subcommand("s3c")]
         | Annotated[TrainTargetProp, subcommand("target-prop")]
         | Annotated[StoredModel, subcommand("stored")]
     ) = StoredModel()

@@ -22,9 +22,10 @@ class TrainSparseCoding(TrainModel):
     """Standard deviation of the noise."""
     scale: float = 0.375
     """Scale of the prior; for laplace and exponential the penalty of the lasso is noise² / scale."""
-    objective: Literal["dictionary", "iwae"] = "dictionary"
+    objective: Literal["dictionary", "iwae", "posterior"] = "dictionary"
     """The energy at the most probable codes, over unit atoms, by online dictionary learning (dictionary), or the
-    importance-weighted bound, which learns noise and scales too (iwae)."""
+    likelihood, which learns noise and scales too, by its importance-weighted bound (iwae) or by sampling the posterior
+    with HMC (posterior)."""
     num_samples: int = 1
     """Draws of the codes per example, for iwae; 1 is the variational bound."""
     epochs: int | None = 10
@@ -34,7 +35,7 @@ class TrainSparseCoding(TrainModel):
     optimizer: str = "SGD"
     """Any optimizer of torch.optim, by its name; online dictionary learning is SGD with a constant learning rate of 1."""
     learning_rate: OptionalFloat = None
-    """Learning rate at the start; by default 1 for dictionary, 0.01 for iwae."""
+    """Learning rate at the start; by default 1 for dictionary, else 0.01."""
     schedule: Literal["linear", "cosine", "constant"] = "constant"
     """How the learning rate falls to 0."""
     average: float = 0.0

@@ -9,6 +9,7 @@ from genmodels.likelihood.probability_flow import flow_draws, probability_flow
 from genmodels.likelihood.pseudo import pseudo_likelihood
 from genmodels.likelihood.report import LikelihoodReport, bound_report, importance_weighted, log_likelihood
 from genmodels.likelihood.smc import smc_log_z
+from genmodels.likelihood.spike_slab_ais import spike_slab_ais, spike_slab_bdmc
 from genmodels.likelihood.trajectory import TrajectoryLogZ, trajectory_log_z
 from genmodels.likelihood.variational import elbo, importance_bound, log_weights
 
@@ -39,5 +40,7 @@ __all__ = [
     "raise_log_likelihood",
     "reverse_ais_log_z",
     "smc_log_z",
+    "spike_slab_ais",
+    "spike_slab_bdmc",
     "trajectory_log_z",
 ]

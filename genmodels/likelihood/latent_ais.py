@@ -219,7 +219,7 @@ def latent_ais(
     weights = latent_log_weights(
         model, x, start, annealing, num_chains, generator=generator, group_size=group_size, progress=progress
     )
-    return _lower(weights, annealing)
+    return lower_bound(weights, len(annealing.betas) - 1)
 
 
 @torch.no_grad()
@@ -237,19 +237,34 @@ def latent_log_weights(
 ) -> Float[Tensor, "c n"]:
     """Log-weights of AIS of every chain and row, float64, nats; in reverse from `exact` latents where they are given."""
     require(model, JointDensity, by="annealing over latents")
+
+    def annealed(rows: Tensor, repeats: int, generator: torch.Generator) -> Float[Tensor, " m"]:
+        path = LatentPath(model, x[rows].repeat(repeats, 1), start, annealing, generator)
+        if exact is None:
+            return ais_log_weights(path, annealing.betas, repeats * len(rows), generator=generator)
+        state = path.state_of(tuple(layer[rows].repeat(repeats, 1) for layer in exact))
+        return reverse_ais_log_weights(path, annealing.betas, state, generator=generator)
+
+    return row_log_weights(annealed, x, num_chains, group_size=group_size, generator=generator, progress=progress)
+
+
+def row_log_weights(
+    annealed: Callable[[Tensor, int, torch.Generator], Tensor],
+    x: Float[Tensor, "n d"],
+    num_chains: int,
+    *,
+    group_size: int | None,
+    generator: torch.Generator,
+    progress: Progress,
+) -> Float[Tensor, "c n"]:
+    """Log-weights of every chain and row, in batches of at most `MAX_CHAINS` chains.
+
+    `annealed` takes the numbers of some rows and how many chains each has, and gives the log-weights, one copy of all rows
+    after the other.
+    """
     check_width(x, x.shape[-1])
     if num_chains < 1:
         raise BadInput(f"Annealing needs at least one chain a row, not {num_chains}.")
-
-    def annealed(rows: Tensor, repeats: int, generator: torch.Generator) -> Float[Tensor, "r m"]:
-        path = LatentPath(model, x[rows].repeat(repeats, 1), start, annealing, generator)
-        if exact is None:
-            weight = ais_log_weights(path, annealing.betas, repeats * len(rows), generator=generator)
-        else:
-            state = path.state_of(tuple(layer[rows].repeat(repeats, 1) for layer in exact))
-            weight = reverse_ais_log_weights(path, annealing.betas, state, generator=generator)
-        return weight.view(repeats, -1)
-
     chains = min(num_chains, MAX_CHAINS)
     rows_at_once = max(1, MAX_CHAINS // chains)
 
@@ -261,7 +276,8 @@ def latent_log_weights(
             for c in range(0, num_chains, chains)
         ]
         for which, rows in (batches[i] for i in progress(range(len(batches)), "annealing over latents")):
-            found[which, rows] = annealed(numbers[rows], which.stop - which.start, generator)
+            repeats = which.stop - which.start
+            found[which, rows] = annealed(numbers[rows], repeats, generator).view(repeats, -1)
         return (found.T,)
 
     (weights,) = in_groups(len(x), group_size, generator, work)
@@ -297,26 +313,50 @@ def latent_bdmc(
     the mean of inverse weights is in expectation an upper bound. The chains of a row share that draw, which leaves the
     bound and widens its error: standard errors here are those between rows. The gap holds for rows like the model's own.
     """
+
+    def weights(x: Tensor, exact: Latents | None) -> Float[Tensor, "c n"]:
+        return latent_log_weights(
+            model,
+            x,
+            start,
+            annealing,
+            num_chains,
+            exact=exact,
+            group_size=group_size,
+            generator=generator,
+            progress=progress,
+        )
+
+    return sandwiched(model, num_rows, weights, len(annealing.betas) - 1, generator)
+
+
+def sandwiched(
+    model: JointDensity,
+    num_rows: int,
+    weights: Callable[[Tensor, Latents | None], Tensor],
+    num_temperatures: int,
+    generator: torch.Generator,
+) -> Sandwich:
+    """The sandwich of rows simulated from the model; `weights` anneals rows forwards, or back from the latents it gets."""
     require(model, JointDensity, Ancestral, by="BDMC")
     if num_rows < 2:
         raise BadInput(f"An error bar needs at least 2 simulated rows, not {num_rows}.")
     assert isinstance(model, Ancestral)
     x, *z = model.sample(num_rows, generator=generator)
-    common = {"group_size": group_size, "generator": generator, "progress": progress}
-    forward = latent_log_weights(model, x, start, annealing, num_chains, **common)
-    reverse = latent_log_weights(model, x, start, annealing, num_chains, exact=tuple(z), **common)
+    forward, reverse = weights(x, None), weights(x, tuple(z))
+    num_chains = len(forward)
     above = math.log(num_chains) - torch.logsumexp(-reverse, 0)
-    below = torch.logsumexp(forward, 0) - math.log(num_chains)
-    gap = above - below
-    what = f"{num_rows} simulated rows × {num_chains} chains × {len(annealing.betas) - 1} temperatures"
+    gap = above - (torch.logsumexp(forward, 0) - math.log(num_chains))
+    what = f"{num_rows} simulated rows × {num_chains} chains × {num_temperatures} temperatures"
     upper = Estimate(float(above.mean()), _error(above), "upper", f"reverse latent AIS, {what}", num_rows)
     difference = Estimate(float(gap.mean()), _error(gap), "upper", f"BDMC gap, {what}", num_rows)
-    return Sandwich(_lower(forward, annealing), upper, difference)
+    return Sandwich(lower_bound(forward, num_temperatures), upper, difference)
 
 
-def _lower(log_weight: Float[Tensor, "c n"], annealing: Annealing) -> Estimate:
+def lower_bound(log_weight: Float[Tensor, "c n"], num_temperatures: int) -> Estimate:
+    """The mean over the rows of log mean exp over their chains."""
     value, error, ess = mean_log_mean_exp(log_weight)
-    what = f"latent AIS, {len(log_weight)} chains × {len(annealing.betas) - 1} temperatures"
+    what = f"latent AIS, {len(log_weight)} chains × {num_temperatures} temperatures"
     return Estimate(value, error, "lower", what, len(log_weight), {"ess": ess})
 
 

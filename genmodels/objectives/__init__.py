@@ -12,12 +12,14 @@ from genmodels.objectives.multimodal import multimodal_target_propagation
 from genmodels.objectives.noise_levels import noise_levels
 from genmodels.objectives.objective import Objective
 from genmodels.objectives.phases import Penalty
+from genmodels.objectives.posterior_sampling import posterior_sampling
 from genmodels.objectives.psd import amortised_map, psd
 from genmodels.objectives.ptt import ptt
 from genmodels.objectives.recurrent import back_propagation_through_time, recurrent_target_propagation
 from genmodels.objectives.target_prop import algorithm1, target_propagation
 from genmodels.objectives.unrolled import unrolled
 from genmodels.objectives.up_down import up_down
+from genmodels.objectives.variational_em import variational_em
 from genmodels.objectives.variational_pcd import variational_pcd
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "nearest_neighbour",
     "noise_levels",
     "pcd",
+    "posterior_sampling",
     "psd",
     "ptt",
     "recurrent_target_propagation",
@@ -53,5 +56,6 @@ __all__ = [
     "target_propagation",
     "unrolled",
     "up_down",
+    "variational_em",
     "variational_pcd",
 ]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
+from pathlib import Path
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -9,6 +13,7 @@ from torch import Tensor
 from genmodels.errors import BadInput
 from genmodels.objectives.objective import Objective, ObjectiveState, with_gradient
 from genmodels.sparse_coding import SparseCoding
+from samplers.fused import native
 
 _DEAD = 1e-6  # of the mean squared code, below which an atom is of no use
 
@@ -64,11 +69,26 @@ def improved_atoms(
 
     An atom whose code was always 0 stays as it is.
     """
-    atoms, wanted = dictionary.T.clone(), cross.T
-    for j in second.diagonal().nonzero()[:, 0].tolist():
-        atom = wanted[j] - second[j] @ atoms + second[j, j] * atoms[j]
-        atoms[j] = atom / atom.norm().clamp_min(1e-30)
-    return atoms.T
+    atoms, wanted = (
+        t.T.to("cpu", torch.float64).clone(memory_format=torch.contiguous_format) for t in (dictionary, cross)
+    )
+    weights, library = second.to("cpu", torch.float64).contiguous(), _library()
+    if library is None:
+        for j in weights.diagonal().nonzero()[:, 0].tolist():
+            atom = wanted[j] - weights[j] @ atoms + weights[j, j] * atoms[j]
+            atoms[j] = atom / atom.norm().clamp_min(1e-30)
+    else:
+        library.improve_atoms.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 2
+        library.improve_atoms.restype = None
+        library.improve_atoms(*(t.data_ptr() for t in (weights, wanted, atoms)), *atoms.shape)
+    return atoms.T.to(dictionary)
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    return native.compiled(
+        [Path(__file__).with_suffix(".cpp")], options=("-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math")
+    )
 
 
 def _reseeded(

@@ -36,7 +36,7 @@ ALTS = {
     "codes.png": "Histogram of the codes beside their prior",
     "encoder.png": "Filters of the encoder, one picture a code",
 }
-DICTIONARIES = frozenset({"sparse-coding", "psd"})
+DICTIONARIES = frozenset({"sparse-coding", "psd", "s3c"})
 """Models whose weights go by that name."""
 WIDE = frozenset(
     {"curves.png", "likelihood.png", "rates.png", "film_strip.png", "interpolation.png", "reconstructions.png"}
