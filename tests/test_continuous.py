@@ -76,8 +76,10 @@ def limping(energy: Any, time: float, metric: Any) -> Kernel:
     return hmc(energy, time, 3, metric=metric)
 
 
-def limp(energy: Any, state: PhaseState, step_size: Any, metric: Any, num_steps: int) -> PhaseState:
-    end = leapfrog(energy, state, step_size, metric, num_steps)
+def limp(
+    energy: Any, state: PhaseState, step_size: Any, metric: Any, num_steps: int, gradient: Any = None
+) -> PhaseState:
+    end = leapfrog(energy, state, step_size, metric, num_steps, gradient)
     return end._replace(momentum=end.momentum + step_size * metric**0.5 / 2 * end.gradient)
 
 
