@@ -65,6 +65,18 @@ class DAE(nn.Module, Denoiser, Configured):
         self.centre: Tensor
 
     @property
+    def observed_bias(self) -> Float[Tensor, " d"]:
+        """The field of x that the decoder starts from."""
+        return self.decoder.output_bias
+
+    @property
+    def filters(self) -> Float[Tensor, "h d"]:
+        """The weights of the lowest hidden units."""
+        weight = next(iter(self.encoder), self.decoder[0]).weight
+        assert isinstance(weight, Tensor)
+        return weight
+
+    @property
     def _noisy_units(self) -> list[int]:
         return self._config["hidden"] if self._config["hidden_noise"] else []
 

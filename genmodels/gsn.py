@@ -66,25 +66,27 @@ class GSN(nn.Module, Denoiser, Configured):
         self.centre: Tensor
 
     @property
+    def filters(self) -> Float[Tensor, "h d"]:
+        """The weights of the lowest hidden units."""
+        return self.weights[0]
+
+    @property
     def num_hidden(self) -> int:
         """Hidden units of all layers together."""
         return sum(self._config["hidden"])
 
     def start(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n s"]:
-        """States at x that know nothing else: all hidden units 0."""
+        """States at x with all hidden units 0."""
         return self.join(x, x.new_zeros(len(x), self.num_hidden))
 
-    def join(self, x: Float[Tensor, "n d"], h: Float[Tensor, "n h"]) -> Float[Tensor, "n s"]:
-        """The state (x, h)."""
-        return torch.cat([x, h], 1)
+    def join(self, x: Float[Tensor, "n d"], carried: Float[Tensor, "n h"]) -> Float[Tensor, "n s"]:
+        return torch.cat([x, carried], 1)
 
     def apart(self, state: Float[Tensor, "n s"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n h"]]:
-        """x, or its field, and h."""
         x, h = state.split([self.observed.size, self.num_hidden], 1)
         return x, h
 
     def clamp(self, held: Bool[Tensor, "*n d"]) -> Bool[Tensor, "*n s"]:
-        """The mask of a state whose x has held sites."""
         return torch.cat([held, held.new_zeros(*held.shape[:-1], self.num_hidden)], -1)
 
     def corruption_noise(self, x: Float[Tensor, "n s"], generator: torch.Generator | None) -> tuple[Tensor, Tensor]:

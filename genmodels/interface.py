@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -238,6 +238,24 @@ class Denoiser(Capability):
     @abstractmethod
     def draw(self, parameters: Float[Tensor, "n f"], noise: Any) -> Float[Tensor, "n d"]:
         """An exact draw of x from the P(x | x̃) with these parameters."""
+
+    # What the chain carries beside x from step to step: nothing, unless a model says otherwise by overriding all four.
+
+    def start(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n s"]:
+        """The chain's states at x that know nothing else."""
+        return x
+
+    def join(self, x: Float[Tensor, "n d"], carried: Float[Tensor, "n h"]) -> Float[Tensor, "n s"]:
+        """The state that holds x and what is carried beside it."""
+        return x
+
+    def apart(self, state: Float[Tensor, "n s"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n h"]]:
+        """x, or of a reconstruction's parameters those of x, and what is carried beside it."""
+        return state, state[:, :0]
+
+    def clamp(self, held: Bool[Tensor, "*n d"]) -> Bool[Tensor, "*n s"]:
+        """The mask of a state whose x has held sites."""
+        return held
 
 
 class NoisyScore(Capability):

@@ -17,6 +17,7 @@ from genmodels.flags import StoredModel, Train, TrainDae, TrainDbm, TrainRbm, Tr
 from genmodels.flags.arguments import command_line
 from genmodels.flags.common import TrainModel
 from genmodels.flags.dbn import TrainDbn
+from genmodels.flags.gsn import TrainGsn
 from genmodels.flags.noise_dae import TrainNoiseDae
 from genmodels.flags.psd import TrainPsd
 from genmodels.flags.s3c import TrainS3c
@@ -33,6 +34,7 @@ FAMILY_OF: dict[type[TrainModel], Family] = {
     TrainDbn: FAMILIES["dbn"],
     TrainVae: FAMILIES["vae"],
     TrainDae: FAMILIES["dae"],
+    TrainGsn: FAMILIES["gsn"],
     TrainNoiseDae: FAMILIES["noise-dae"],
     TrainSparseCoding: FAMILIES["sparse-coding"],
     TrainPsd: FAMILIES["psd"],

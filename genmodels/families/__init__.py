@@ -4,6 +4,7 @@ from genmodels.families.dae import DAE_FAMILY
 from genmodels.families.dbm import DBM_FAMILY
 from genmodels.families.dbn import DBN_FAMILY
 from genmodels.families.family import Drawn, Family
+from genmodels.families.gsn import GSN_FAMILY
 from genmodels.families.noise_dae import NOISE_DAE_FAMILY
 from genmodels.families.psd import PSD_FAMILY
 from genmodels.families.rbm import RBM_FAMILY
@@ -20,6 +21,7 @@ FAMILIES: dict[str, Family] = {
         DBN_FAMILY,
         VAE_FAMILY,
         DAE_FAMILY,
+        GSN_FAMILY,
         NOISE_DAE_FAMILY,
         SPARSE_CODING_FAMILY,
         PSD_FAMILY,

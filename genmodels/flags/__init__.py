@@ -12,6 +12,7 @@ from genmodels.flags.common import Off, OptionalInt, OptionalPath, OptionalText
 from genmodels.flags.dae import TrainDae
 from genmodels.flags.dbm import TrainDbm
 from genmodels.flags.dbn import TrainDbn
+from genmodels.flags.gsn import TrainGsn
 from genmodels.flags.noise_dae import TrainNoiseDae
 from genmodels.flags.psd import TrainPsd
 from genmodels.flags.rbm import TrainRbm
@@ -39,6 +40,7 @@ class Train:
         | Annotated[TrainDbn, subcommand("dbn")]
         | Annotated[TrainVae, subcommand("vae")]
         | Annotated[TrainDae, subcommand("dae")]
+        | Annotated[TrainGsn, subcommand("gsn")]
         | Annotated[TrainNoiseDae, subcommand("noise-dae")]
         | Annotated[TrainSparseCoding, subcommand("sparse-coding")]
         | Annotated[TrainPsd, subcommand("psd")]
@@ -107,10 +109,10 @@ class Evaluate:
     method: Literal["auto", "exact", "ais", "raise", "elbo", "iwae"] = "auto"
     """Boltzmann machines: enumerate the smaller side (exact), bracket log Z by AIS and its reverse (ais) or by AIS and
     RAISE (raise). Models with a recognition distribution: the variational bound (elbo), its importance-weighted
-    tightening (iwae), or annealing over the latents (ais). Denoising auto-encoders: auto, from their chains or, at all noise
-    levels, by the probability flow."""
+    tightening (iwae), or annealing over the latents (ais). Denoising auto-encoders and GSNs: auto, from their chains
+    or, at all noise levels, by the probability flow."""
     num_samples: int = 1000
-    """Draws of the latents per example, for elbo and iwae; states of the chains, for a denoising auto-encoder
+    """Draws of the latents per example, for elbo and iwae; states of the chains, for a GSN or a denoising auto-encoder
     of one noise."""
     num_chains: OptionalInt = None
     """Annealing chains; by default 100, or 16 an example for annealing over latents."""

@@ -40,12 +40,12 @@ def chain_fields(
         raise BadInput("There must be at least one step after the burn-in.")
 
     def work(numbers: Tensor, generator: torch.Generator) -> Rows:
-        x, fields = start[numbers], []
+        state, fields = model.start(start[numbers]), []
         for step in progress(range(burn_in + num_steps), "walk-back"):
-            field = model.reconstruct(model.corrupt(x, model.corruption_noise(x, generator)))
+            parameters = model.reconstruct(model.corrupt(state, model.corruption_noise(state, generator)))
             if step >= burn_in and (step - burn_in) % thin == 0:
-                fields.append(field)
-            x = model.draw(field, model.reconstruction_noise(x, generator))
+                fields.append(model.apart(parameters)[0])
+            state = model.draw(parameters, model.reconstruction_noise(state, generator))
         return (torch.stack(fields, 1),)
 
     (fields,) = in_groups(len(start), group_size, generator, work)

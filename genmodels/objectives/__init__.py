@@ -17,7 +17,6 @@ from genmodels.objectives.psd import amortised_map, psd
 from genmodels.objectives.ptt import ptt
 from genmodels.objectives.recurrent import back_propagation_through_time, recurrent_target_propagation
 from genmodels.objectives.target_prop import algorithm1, target_propagation
-from genmodels.objectives.unrolled import unrolled
 from genmodels.objectives.up_down import up_down
 from genmodels.objectives.variational_em import variational_em
 from genmodels.objectives.variational_pcd import variational_pcd
@@ -54,7 +53,6 @@ __all__ = [
     "squared_jacobian",
     "supervised_target_propagation",
     "target_propagation",
-    "unrolled",
     "up_down",
     "variational_em",
     "variational_pcd",

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from genmodels.dae import DAE
 from genmodels.errors import BadInput
+from genmodels.gsn import GSN
 from genmodels.interface import Denoiser, require
 from genmodels.objectives.objective import Objective, ObjectiveState
 
 
 def denoising(
-    model: DAE, *, walk_back: int = 1, contraction: float = 0.0, num_probes: int = 0, sparsity: float = 0.0
+    model: DAE | GSN, *, walk_back: int = 1, contraction: float = 0.0, num_probes: int = 0, sparsity: float = 0.0
 ) -> Objective:
     """Descends −log P(x | x̃_t), averaged over t = 1, ..., `walk_back` corruptions of a chain that starts at x.
 
@@ -24,41 +25,56 @@ def denoising(
     section 3, here with a fixed number of steps). For 1 it is the denoising criterion (Vincent et al., 2008). The draws
     carry no gradient. The metric `reconstruction` is the first term, nats per example: not a bound on log p(x).
 
-    Two penalties of the code of the uncorrupted x come on top: `contraction` times |∂h/∂x|² of the highest hidden layer, exact or
-    by `num_probes` random projections (`squared_jacobian`; Rifai, Vincent, Muller, Glorot and Bengio, 2011), and
-    `sparsity` times Σ |h| of all hidden layers.
+    Of a `GSN` the chain carries hidden layers from step to step, with their gradients (the training of the deep GSN: Bengio,
+    Laufer, Alain and Yosinski, 2014). What x tells the highest of L layers needs L steps up and L down: walk back 2 L or more.
+
+    Of a `DAE` two penalties of the code of the uncorrupted x come on top: `contraction` times |∂h/∂x|² of the highest hidden
+    layer, exact or by `num_probes` random projections (`squared_jacobian`; Rifai, Vincent, Muller, Glorot and Bengio, 2011),
+    and `sparsity` times Σ |h| of all hidden layers.
     """
     require(model, Denoiser, by="denoising")
     if walk_back < 1:
         raise BadInput(f"walk_back must be at least 1, not {walk_back}.")
     if min(contraction, num_probes, sparsity) < 0:
         raise BadInput("contraction, num_probes and sparsity must be at least 0.")
-    if (contraction or sparsity) and not len(model.encoder):
-        raise BadInput("Without hidden layers there is no code to contract or to make sparse.")
+    penalised = model if isinstance(model, DAE) and len(model.encoder) else None
+    if (contraction or sparsity) and penalised is None:
+        raise BadInput("There is no code to contract or to make sparse: that takes a DAE with hidden layers.")
 
     def init(x: Tensor, generator: torch.Generator) -> ObjectiveState:
         return {}
 
     def step(x: Tensor, state: ObjectiveState, generator: torch.Generator):
-        losses, at = [], x
+        losses, at = [], model.start(x)
         for _ in range(walk_back):
-            field = model.reconstruct(model.corrupt(at, model.corruption_noise(at, generator)))
+            field, carried = model.apart(model.reconstruct(model.corrupt(at, model.corruption_noise(at, generator))))
             losses.append(-model.observed.log_prob(field, x).mean())
             with torch.no_grad():
-                at = model.draw(field.detach(), model.reconstruction_noise(x, generator))
+                drawn = model.observed.draw(field.detach(), model.reconstruction_noise(x, generator))
+            at = model.join(drawn, carried)
         loss = torch.stack(losses).mean()
         metrics = {"reconstruction": -losses[0], "last_reconstruction": -losses[-1]}
-        if contraction:
-            metrics["squared_jacobian"] = squared_jacobian(
-                lambda row: model.codes(row)[-1], x, num_probes=num_probes, generator=generator
-            ).mean()
-            loss = loss + contraction * metrics["squared_jacobian"]
-        if sparsity:
-            metrics["activity"] = torch.stack([code.abs().sum(1).mean() for code in model.codes(x)]).sum()
-            loss = loss + sparsity * metrics["activity"]
+        if penalised is not None and (contraction or sparsity):
+            penalty, terms = _penalty(penalised, x, contraction, num_probes, sparsity, generator)
+            return loss + penalty, state, metrics | terms
         return loss, state, metrics
 
     return Objective(init, step)
+
+
+def _penalty(
+    model: DAE, x: Tensor, contraction: float, num_probes: int, sparsity: float, generator: torch.Generator
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The penalties of the code, and each without its weight, by name."""
+    terms: dict[str, Tensor] = {}
+    if contraction:
+        terms["squared_jacobian"] = squared_jacobian(
+            lambda row: model.codes(row)[-1], x, num_probes=num_probes, generator=generator
+        ).mean()
+    if sparsity:
+        terms["activity"] = torch.stack([code.abs().sum(1).mean() for code in model.codes(x)]).sum()
+    weights = {"squared_jacobian": contraction, "activity": sparsity}
+    return torch.stack([weights[name] * term for name, term in terms.items()]).sum(), terms
 
 
 def greedy_denoising(model: DAE, *, layer: int) -> Objective:

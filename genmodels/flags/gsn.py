@@ -1,0 +1,31 @@
+"""Flags of a generative stochastic network's training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from genmodels.flags.common import Kind, OptionalFloat, OptionalInt, TrainModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainGsn(TrainModel):
+    """Train a deep generative stochastic network: a walk-back chain that carries its noisy hidden layers along."""
+
+    hidden: tuple[int, ...] = (500, 500)
+    """Units of each hidden layer, the lowest first."""
+    noise: float = 0.5
+    """Deviation of the noise inside the hidden layers."""
+    activation: Literal["tanh", "relu", "softplus", "silu"] = "tanh"
+    """Activation of the hidden units."""
+    visible_units: Kind = "auto"
+    """Reconstruction: bernoulli, gaussian, gaussian:VARIANCE (not learned) or categorical:LEVELS; auto: bernoulli for
+    binary data, else gaussian."""
+    corruption: Literal["salt-and-pepper", "masking", "gaussian"] = "salt-and-pepper"
+    """How the observed layer is spoilt: sites replaced by 0 or 1, set to 0, or with noise added."""
+    corruption_level: float = 0.4
+    """Probability of a site's corruption; the deviation of the noise, for gaussian."""
+    walk_back: OptionalInt = None
+    """Steps along the chain, each of which is to give the example back; by default two for each hidden layer."""
+    learning_rate: OptionalFloat = None
+    """Learning rate at the start; by default 0.002."""
