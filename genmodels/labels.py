@@ -9,7 +9,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from genmodels.boltzmann import LayeredBoltzmann
 from genmodels.data import Examples
+from genmodels.dbm import DBM
 from genmodels.errors import BadInput
 from genmodels.interface import check_width
 from genmodels.joined import Joined
@@ -37,21 +39,21 @@ class WithClasses:
         return torch.cat([x, one_hot(self._classes[index], self._num_classes).to(x)], 1)
 
 
-def label_unit(model: RBM) -> Categorical:
-    """The label of an RBM over examples and classes: the last part of its visible layer."""
-    visible = model.visible
+def label_unit(model: LayeredBoltzmann) -> Categorical:
+    """The label of a machine over examples and classes: the last part of its visible layer."""
+    visible = model.units[0]
     label = visible.parts[-1] if isinstance(visible, Joined) else None
     if not isinstance(label, Categorical) or label.groups != 1:
         raise BadInput(
-            "Classes need an RBM that sees them: give it the visible layer Joined(x, Categorical(1, classes))."
+            "Classes need a machine that sees them: give it the visible layer Joined(x, Categorical(1, classes))."
         )
     return label
 
 
-def label_sites(model: RBM) -> Bool[Tensor, " d"]:
+def label_sites(model: LayeredBoltzmann) -> Bool[Tensor, " d"]:
     """The label's columns among the visible ones: what chains hold that are to show one class."""
-    label = label_unit(model)
-    return torch.arange(model.visible.size, device=model.weight.device) >= model.visible.size - label.size
+    label, size = label_unit(model), model.units[0].size
+    return torch.arange(size, device=model.biases[0].device) >= size - label.size
 
 
 def class_log_probs(model: RBM, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
@@ -67,6 +69,18 @@ def class_log_probs(model: RBM, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]
     field = model.hidden_bias + _statistic(model.visible, x) @ model.weight[:size]
     hidden = model.hidden.log_partition(field[:, None] + model.weight[size:])
     return torch.log_softmax(model.visible_bias[size:] + hidden, -1)
+
+
+@torch.no_grad()
+def inferred_class_log_probs(model: DBM, x: Float[Tensor, "n d"], *, num_iterations: int = 10) -> Float[Tensor, "n k"]:
+    """log q(y | x) of every class, nats: by the mean field of a DBM over examples and classes, the label left out.
+
+    An approximation of log p(y | x) on neither side of it; what `multi_prediction` with as many iterations trains.
+    """
+    label, held = label_unit(model), ~label_sites(model)
+    rows = torch.cat([x, x.new_zeros(len(x), label.size)], 1)
+    fields = model.fill_in(rows, held, num_iterations=num_iterations, tolerance=0.0)
+    return torch.log_softmax(fields[0][:, -label.size :], -1)
 
 
 @torch.no_grad()

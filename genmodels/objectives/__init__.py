@@ -8,6 +8,7 @@ from genmodels.objectives.dictionary import dictionary_learning
 from genmodels.objectives.elbo import dreg, elbo, iwae, reweighted_wake_sleep
 from genmodels.objectives.labelled import back_propagation, supervised_target_propagation
 from genmodels.objectives.layerwise import layerwise
+from genmodels.objectives.multi_prediction import multi_prediction
 from genmodels.objectives.multimodal import multimodal_target_propagation
 from genmodels.objectives.noise_levels import noise_levels
 from genmodels.objectives.objective import Objective
@@ -41,6 +42,7 @@ __all__ = [
     "hybrid",
     "iwae",
     "layerwise",
+    "multi_prediction",
     "multimodal_target_propagation",
     "nearest_neighbour",
     "noise_levels",
