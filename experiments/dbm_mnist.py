@@ -35,6 +35,7 @@ import torch
 import tyro
 
 from experiments import rbm_mnist
+from experiments.classes import Classes
 from experiments.results import FOLDER, Published, Result
 from genmodels import DBM, RBM, Bernoulli, plots
 from genmodels.chains import half_to_fill, independent_start, run_chains, start_at
@@ -208,12 +209,15 @@ def add(result: Result, name: str, report: LikelihoodReport) -> None:
     print(f"{name}: {report.log_likelihood}; {report.lower}", file=sys.stderr)
 
 
-def draw_pictures(config: Config, way: Way, model: DBM, data: DataSet, test: torch.Tensor, folder: Path) -> None:
-    """Samples from long chains that start at independent units, and upper halves of test images filled in."""
+def draw_pictures(
+    config: Config, way: Way, model: DBM, data: DataSet, test: torch.Tensor, result: Result, folder: Path
+) -> None:
+    """Samples from long chains that start at independent units, their classes, and upper halves of test images filled in."""
     generator = default_generator(0)
     start = independent_start(model, 100, generator=generator)
     chains = run_chains(model, start, config.sample_sweeps, generator=generator, progress=bar)
     plots.save(plots.sample_grid(chains.means, data.image_shape), folder / f"dbm_mnist_{way}_samples.png")
+    Classes(data).count(chains.means, f"{way}_samples", result)
     assert data.image_shape is not None
     rows = test[:10].repeat_interleave(10, 0)
     held = ~half_to_fill(data.image_shape, "upper")
@@ -257,7 +261,7 @@ def main(
         add(result, f"{way}_variational_bound", report)
         add(result, f"{way}_importance_weighted", tighten(config, report, model, test))
         if not short:
-            draw_pictures(config, way, model, data, test, results)
+            draw_pictures(config, way, model, data, test, result, results)
     result.seconds = time.perf_counter() - started
     return result.write(results)
 

@@ -25,6 +25,7 @@ import torch
 import tyro
 
 from experiments import rbm_mnist
+from experiments.classes import Classes
 from experiments.results import FOLDER, Published, Result
 from genmodels import DBN, RBM, plots
 from genmodels.chains import independent_start, run_chains, start_at
@@ -128,8 +129,9 @@ def evaluate(how: Evaluation, model: DBN, data: DataSet, test: torch.Tensor, res
         result.add_number(name, found[name])
 
 
-def draw_pictures(how: Evaluation, model: DBN, data: DataSet, test: torch.Tensor, folder: Path) -> None:
-    """Samples: long chains of the top RBM, from independent units and from test digits, and a pass down."""
+def draw_pictures(how: Evaluation, model: DBN, data: DataSet, test: torch.Tensor, result: Result, folder: Path) -> None:
+    """Samples: long chains of the top RBM, from independent units and from test digits, a pass down, and their classes."""
+    classes = Classes(data)
     generator = default_generator(0)
     chosen = test[torch.randperm(len(test), generator=generator)[:100]]
     starts = {"samples": independent_start(model.top, 100, generator=generator)}
@@ -137,9 +139,9 @@ def draw_pictures(how: Evaluation, model: DBN, data: DataSet, test: torch.Tensor
     for name, start in starts.items():
         chains = run_chains(model.top, start, how.sample_sweeps, generator=generator, progress=bar)
         state = model.pass_down(chains.states, generator)
-        plots.save(
-            plots.sample_grid(model.observed_mean(state[1:]), data.image_shape), folder / f"dbn_mnist_{name}.png"
-        )
+        means = model.observed_mean(state[1:])
+        classes.count(means, name, result)
+        plots.save(plots.sample_grid(means, data.image_shape), folder / f"dbn_mnist_{name}.png")
 
 
 def main(smoke: bool = False, out: Path = Path("runs/dbn_mnist"), results: Path = FOLDER) -> Path:
@@ -162,7 +164,7 @@ def main(smoke: bool = False, out: Path = Path("runs/dbn_mnist"), results: Path 
     result.add_number("training_seconds_top", top_seconds)
     model = DBN.from_stack([bottom, top]).requires_grad_(False)
     evaluate(how, model, data, test, result)
-    draw_pictures(how, model, data, test, results)
+    draw_pictures(how, model, data, test, result, results)
     result.seconds = time.perf_counter() - started
     return result.write(results)
 

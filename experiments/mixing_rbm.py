@@ -32,14 +32,14 @@ import torch
 import tyro
 from matplotlib.figure import Figure
 from scipy.stats import chi2_contingency
-from sklearn.neural_network import MLPClassifier
 from torch import Tensor
 
 from experiments import rbm_mnist
+from experiments.classes import Classes
 from experiments.results import FOLDER, Published, Result
 from genmodels import RBM, plots
 from genmodels.chains import start_at
-from genmodels.data import DataSet, load
+from genmodels.data import load
 from genmodels.interface import State, default_generator
 from genmodels.likelihood import Estimate, ais_log_z, reverse_ais_log_z, trajectory_log_z
 from genmodels.likelihood.annealed import MarginalPath
@@ -81,22 +81,6 @@ SMOKE = Config(
     log_z_chains=4,
     log_z_steps=4,
 )
-
-
-class Classes:
-    """Class counts of images by a small network, trained on the labelled images."""
-
-    def __init__(self, data: DataSet):
-        labels = data.train.labels
-        assert labels is not None
-        self._network = MLPClassifier((256,), max_iter=8, random_state=0, early_stopping=False)
-        with np.errstate(all="ignore"):
-            self._network.fit(data.train.fixed().numpy(), labels.numpy())  # pyright: ignore
-        self.accuracy = float(self._network.score(data.test.fixed().numpy(), data.test.labels.numpy()))  # pyright: ignore
-
-    def counts(self, means: Tensor) -> np.ndarray:
-        """How many images fall into each class."""
-        return np.bincount(np.asarray(self._network.predict(means.numpy())), minlength=10)
 
 
 def temperatures(model: RBM, base: Tensor, betas: Tensor, num_chains: int) -> Kernel:
