@@ -18,6 +18,7 @@ from experiments import (
     denoise_photographs,
     mixing_depth,
     mixing_rbm,
+    multi_prediction,
     ptt_mnist,
     rbm_mnist,
     score_images,
@@ -188,6 +189,13 @@ def test_dbm_mnist(tmp_path: Path) -> None:
         assert metrics[f"{way}_importance_weighted_reverse"]["bound"] == "lower"
         assert (tmp_path / f"dbm_mnist_{way}_inpainting.png").is_file()
     assert metrics["bottom_log_likelihood"]["bound"] == "upper"
+
+
+def test_multi_prediction(tmp_path: Path) -> None:
+    found = check_shape(multi_prediction.main(smoke=True, out=tmp_path / "runs", results=tmp_path))["metrics"]
+    assert 0 <= found["multi_prediction_test_error"]["value"] <= 100
+    assert found["multi_prediction_random_half_nats"]["value"] > 0
+    assert (tmp_path / "multi_prediction.png").is_file()
 
 
 def test_dbn_mnist(tmp_path: Path) -> None:
