@@ -85,6 +85,16 @@ def _of_stacks(stacks: Metrics, top: int) -> list[Part]:
             f"the long loop {higher('long_loop', 'base')}.",
         ),
         (
+            "Does the delta rule with moving averages do? (section 8)",
+            rows(
+                base="one pass up and down",
+                passes_3="three passes, each with its own targets",
+                moving_average="three passes, moving averages over them (trace 0.5)",
+            ),
+            f"Three passes are {higher('passes_3', 'base')} than one; with reconstructions as targets of the codes of earlier "
+            f"passes too, and those as their targets, it is {higher('moving_average', 'passes_3')} than that.",
+        ),
+        (
             "4. Which top level?",
             rows(
                 base="standard Gaussian",
@@ -104,6 +114,27 @@ def _of_stacks(stacks: Metrics, top: int) -> list[Part]:
             ),
             f"Both are {higher('base', 'affine')} than neither; by back-propagation, "
             f"{higher('base_backprop', 'affine_backprop')}.",
+        ),
+        (
+            "Encoders by optimisation (Eq. 20)",
+            table(
+                stacks,
+                "nats of test images, given h_1",
+                reconstruction_network="h_1 of the first stack's encoder",
+                reconstruction_optimum="the best h_1",
+            ),
+            f"The best h_1 makes test images {higher('reconstruction_optimum', 'reconstruction_network')} than that of the "
+            f"encoder; to find it takes {stacks['optimum_over_network_seconds']['value']:.0f} times as long.",
+        ),
+        (
+            "Decoders that are the exact inverses of their encoders (section 6)",
+            rows(
+                square="two affine maps a layer",
+                triangular="W = L Lᵀ, inverted by substitution",
+                orthogonal="orthogonal W, inverted by Wᵀ",
+            ),
+            f"Tanh layers of one size: triangular maps are {higher('triangular', 'square')} than decoders of their own, "
+            f"orthogonal ones {higher('orthogonal', 'square')}.",
         ),
         (
             "11. Is corruption necessary in the lower layers?",

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
+from torch import Tensor
 
 from experiments.results import FOLDER, Result
 from experiments.target_prop_mnist import kept
@@ -58,6 +59,10 @@ class Model:
     prior: str = "StandardGaussian"
     lower_noise: float | None = None
     """Deviation of the codes below the top, where it is fixed instead of learned."""
+    pairs: str = "networks"
+    """Of encoders and decoders."""
+    square: bool = False
+    """Whether all layers have one size, and maps above the lowest nothing within."""
 
 
 MODELS: dict[str, Model] = {
@@ -76,8 +81,13 @@ MODELS: dict[str, Model] = {
     "lower_noise_0.1": Model(lower_noise=0.1),
     "lower_noise_0.02": Model(lower_noise=0.02),
     "contract": Model(options={"contract": 1.0}),
+    "passes_3": Model(options={"passes": 3}),
+    "moving_average": Model(options={"passes": 3, "trace": 0.5}),
     "affine": Model(inner=False, kind="tanh"),
     "affine_backprop": Model(objective="back-propagation", inner=False, kind="tanh"),
+    "square": Model(kind="tanh", square=True),
+    "triangular": Model(kind="tanh", square=True, pairs="triangular"),
+    "orthogonal": Model(kind="tanh", square=True, pairs="orthogonal"),
     "depth_1": Model(depth=1),
     "depth_1_backprop": Model(objective="back-propagation", depth=1),
     "depth_6": Model(depth=6),
@@ -94,6 +104,8 @@ class Config:
     lowest: int = 60
     top: int = 20
     """Units of h_1 and h_L; those between in even steps."""
+    square: int = 40
+    """Units of every layer of a square stack."""
     inner: int = 150
     batch_size: int = 100
     epochs: int = 5
@@ -103,13 +115,17 @@ class Config:
     seed: int = 0
 
 
-SMOKE = Config(data="digits", rows=300, lowest=7, top=3, inner=5, epochs=1, num_test=20, num_samples=3)
+SMOKE = Config(data="digits", rows=300, lowest=7, top=3, square=5, inner=5, epochs=1, num_test=20, num_samples=3)
 
 
 def build(config: Config, model: Model, data: DataSet) -> AutoEncoderStack:
     """The stack, initialised."""
     steps = max(1, model.depth - 1)
     sizes = [round(config.lowest + (config.top - config.lowest) * number / steps) for number in range(model.depth - 1)]
+    top, inner = config.top, [config.inner if model.inner else 0] * model.depth
+    if model.square:
+        sizes, top = [config.square] * (model.depth - 1), config.square
+        inner[1:] = [0] * (model.depth - 1)
     fixed = {} if model.lower_noise is None else {"noise": model.lower_noise}
     hidden = [StackLayer(model.kind, size, **fixed) for size in sizes]
     for layer in hidden if fixed else []:
@@ -117,8 +133,9 @@ def build(config: Config, model: Model, data: DataSet) -> AutoEncoderStack:
     return AutoEncoderStack(
         Bernoulli(data.num_features),
         hidden,
-        PRIORS[model.prior](config.top),
-        inner=[config.inner if model.inner else 0] * model.depth,
+        PRIORS[model.prior](top),
+        inner=inner,
+        pairs=model.pairs,
         generator=default_generator(config.seed),
     )
 
@@ -140,6 +157,21 @@ def train(config: Config, model: Model, data: DataSet, out: Path) -> AutoEncoder
     )
     fit(stack, OBJECTIVES[model.objective](stack, **model.options), Examples(rows), settings, out=out)
     return stack.requires_grad_(False)
+
+
+def found_and_searched(stack: AutoEncoderStack, x: Tensor) -> dict[str, float]:
+    """Mean log P(x | h_1), nats, at the code that the lowest encoder gives and at the best one (Eq. 20), and what that costs."""
+    seconds = []
+    for encode in (lambda: stack.up(1, x).mean, lambda: stack.layer(1).code(stack.optimum(1, x).at).mean):
+        started = time.perf_counter()
+        code = encode()
+        seconds.append((code, time.perf_counter() - started))
+    (given, cheap), (best, dear) = seconds
+    return {
+        "reconstruction_network": float(stack.down(1, given).log_prob(x).sum(-1).mean()),
+        "reconstruction_optimum": float(stack.down(1, best).log_prob(x).sum(-1).mean()),
+        "optimum_over_network_seconds": dear / cheap,
+    }
 
 
 def main(
@@ -170,6 +202,8 @@ def main(
         result.add(name, kept(out / name / "bound.json", lambda bound=bound: {"": bound()})[""])
         print(f"{name}: {result.metrics[name]['value']:.2f}", file=sys.stderr, flush=True)
         if name == "base":
+            for metric, value in found_and_searched(stack, test).items():
+                result.add_number(metric, value)
             generator.manual_seed(2000 + config.seed)
             used = stack.rate_distortion(test, generator)[1][-1].mean(0) > 0.05
             result.add_number("top_dimensions_used", float(used.sum()))

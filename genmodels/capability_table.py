@@ -19,11 +19,13 @@ def all_capabilities() -> list[str]:
 
 
 def capability_table() -> str:
-    """A Markdown table: one row a model, one column a capability that some model has."""
+    """A Markdown table: one row a model that has a capability, one column a capability that some model has."""
     has = {family.model.__name__: interface.capabilities(family.model) for family in FAMILIES.values()}
     columns = [c for c in all_capabilities() if any(c in names for names in has.values())]
     lines = [f"| model | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for name, names in has.items():
+        if not names:
+            continue
         marks = ("yes" if column in names else "" for column in columns)
         lines.append(f"| {name} | {' | '.join(marks)} |")
     return "\n".join(lines)

@@ -24,6 +24,8 @@ class RunConfig:
     """A named data set, or the path of a user's own."""
     key: str | None = None
     """Which array of an .npz or .mat file to use."""
+    row_options: dict[str, Any] = field(default_factory=dict)
+    """How the rows of the training are made from the data, for the family's `rows`."""
     objective: str = "pcd"
     """A name in `runs.OBJECTIVES`."""
     objective_options: dict[str, Any] = field(default_factory=dict)

@@ -27,6 +27,7 @@ from genmodels.objectives import (
     Penalty,
     algorithm1,
     amortised_map,
+    back_propagation,
     cd,
     denoising,
     dictionary_learning,
@@ -41,10 +42,12 @@ from genmodels.objectives import (
     psd,
     ptt,
     reweighted_wake_sleep,
+    supervised_target_propagation,
     target_propagation,
     variational_em,
     variational_pcd,
 )
+from genmodels.objectives.labelled import Steps
 from genmodels.processes import Processes, one_process
 from genmodels.run_config import RunConfig
 from genmodels.training_state import part
@@ -88,6 +91,8 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "target_propagation": target_propagation,
     "variational_em": variational_em,
     "algorithm1": algorithm1,
+    "supervised_target_propagation": supervised_target_propagation,
+    "back_propagation": back_propagation,
 }
 
 
@@ -184,6 +189,8 @@ def build_objective(config: RunConfig, model: nn.Module) -> Objective:
     options = dict(config.objective_options)
     if "penalty" in options:
         options["penalty"] = Penalty(**options["penalty"])
+    if "steps" in options:
+        options["steps"] = Steps(**options["steps"])
     return OBJECTIVES[_known(config.objective, OBJECTIVES)](model, **options)
 
 
@@ -200,7 +207,7 @@ def _train(
     fit(
         model,
         build_objective(config, model),
-        data.train,
+        FAMILIES[config.model].rows(config, data),
         settings,
         out=out,
         callbacks=callbacks,

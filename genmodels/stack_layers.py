@@ -21,6 +21,12 @@ _MEANS: dict[str, Callable[[Tensor], Tensor]] = {
     "rectifier": torch.relu,
     "sigmoid": torch.sigmoid,
 }
+_LARGEST = 1 - 1e-5
+"""Of the tanh values that are inverted."""
+_FIELDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "linear": lambda h: h,
+    "tanh": lambda h: torch.atanh(h.clamp(-_LARGEST, _LARGEST)),
+}
 LayerFactor = DiagonalNormal | UnitFactor
 
 
@@ -58,6 +64,19 @@ class StackLayer(nn.Module):
     def reconstruction(self, field: Float[Tensor, "n d"]) -> LayerFactor:
         """P(h | above)."""
         return self._factor(field, "log_error")
+
+    @property
+    def invertible(self) -> bool:
+        """Whether the field of a unit can be told from the unit."""
+        return self.kind in _FIELDS
+
+    def field(self, h: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """The field of which h is the mean; of the nearest mean, where h has left the range of the units."""
+        return _FIELDS[self.kind](h)
+
+    def around(self, mean: Float[Tensor, "n d"]) -> DiagonalNormal:
+        """P(h | above) of real units, where what is above gives the mean itself."""
+        return DiagonalNormal(mean, self.log_error.expand_as(mean))
 
     def _factor(self, field: Tensor, deviation: str) -> LayerFactor:
         if self.unit is not None:

@@ -10,13 +10,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from genmodels.climb import MAX_STEPS, TOLERANCE, Peak, climb
 from genmodels.directed_layers import BottomUp, PriorOf, UnitFactor
 from genmodels.errors import BadInput
 from genmodels.interface import Code, Configured, Encoder, Latents, RateDistortion, TopDown
+from genmodels.invertible import KINDS, InvertibleAffine
 from genmodels.networks import MLP
 from genmodels.stack_layers import LayerFactor, StackLayer
 from genmodels.top_priors import TopPrior, prior_from_config
 from genmodels.units import Unit, unit_from_config
+
+PAIRS = ("networks", "optimised", *KINDS)
 
 
 class AutoEncoderStack(nn.Module, TopDown, Encoder, RateDistortion, Configured):
@@ -27,6 +31,11 @@ class AutoEncoderStack(nn.Module, TopDown, Encoder, RateDistortion, Configured):
     `hidden` are the layers h_1 ... h_{L−1}, the layer h_L is the prior's. f_l and g_l are affine, or have one layer of
     `inner[l]` tanh units within (0: affine; section 6). f_1 sees x less `centre`, the data's mean once `initialise_from_data`
     has set it. Layer numbers are those of h_l: `up(l, h)` is Q(h_l | h_{l−1} = h), `down(l, h)` is P(h_{l−1} | h_l = h).
+
+    `pairs` may be other than two networks a layer (section 6). "optimised": f_l has no parameters; it is the h_l, in the range
+    of the layer's units, that makes h_{l−1} most probable, argmax log P(h_{l−1} | h_l) (Eq. 20), by `climb` from the field 0.
+    "triangular" or "orthogonal": layers 2 ... L have one size, f_l is an affine map of that kind and its units' function, and
+    g_l is the inverse of f_l itself, without parameters.
 
     >>> from genmodels import Bernoulli
     >>> from genmodels.top_priors import StandardGaussian
@@ -42,39 +51,70 @@ class AutoEncoderStack(nn.Module, TopDown, Encoder, RateDistortion, Configured):
         prior: TopPrior,
         *,
         inner: Sequence[int] = (),
+        pairs: str = "networks",
         generator: torch.Generator | None = None,
     ):
         super().__init__()
         inner = list(inner) or [0] * (len(hidden) + 1)
         if len(inner) != len(hidden) + 1:
             raise BadInput(f"{len(hidden) + 1} layers need as many inner widths (0: affine), not {len(inner)}.")
-        self.observed, self.top, self._inner = observed, prior, inner
+        self.observed, self.top, self._inner, self.pairs = observed, prior, inner, pairs
         self.hidden = nn.ModuleList(hidden)
         sizes = [observed.size, *(layer.size for layer in hidden), prior.size]
+        _check_pairs(pairs, [*hidden, prior.layer], inner)
         steps = list(zip(sizes, inner, sizes[1:], strict=False))
-        self.encoders = nn.ModuleList(_map(below, width, above, generator) for below, width, above in steps)
-        self.decoders = nn.ModuleList(_map(above, width, below, generator) for below, width, above in steps)
+        learned = steps[:1] if self.has_inverses else steps
+        up = [] if pairs == "optimised" else [_map(*step, generator) for step in learned]
+        exact = [InvertibleAffine(size, pairs, generator=generator) for size in sizes[2:]] if self.has_inverses else []
+        self.encoders = nn.ModuleList([*up, *exact])
+        self.decoders = nn.ModuleList(_map(above, width, below, generator) for below, width, above in learned)
         self.register_buffer("centre", torch.zeros(observed.size))
         self.centre: Tensor
 
     @property
     def num_layers(self) -> int:
         """L."""
-        return len(self.encoders)
+        return len(self.hidden) + 1
+
+    @property
+    def real(self) -> bool:
+        """Whether all hidden units are."""
+        return all(self.layer(number).real for number in range(1, self.num_layers + 1))
 
     @property
     def differentiable(self) -> bool:
         """Whether gradients pass through the draws of all layers."""
-        return all(self.layer(number).real for number in range(1, self.num_layers + 1))
+        return self.real and self.pairs != "optimised"
+
+    @property
+    def has_inverses(self) -> bool:
+        """Whether decoders above the lowest are the inverses of their encoders."""
+        return self.pairs in KINDS
 
     def up(self, layer: int, below: Float[Tensor, "n d"]) -> LayerFactor:
         """Q(h_layer | h_{layer−1})."""
+        if self.pairs == "optimised":
+            return self.layer(layer).code(self.optimum(layer, below).at)
         if layer == 1:
             below = below - self.centre
         return self.layer(layer).code(self.encoders[layer - 1](below))
 
+    def optimum(
+        self, layer: int, below: Float[Tensor, "n d"], *, tolerance: float = TOLERANCE, max_steps: int = MAX_STEPS
+    ) -> Peak:
+        """The field of argmax log P(h_{layer−1} | h_layer) and the nats there (Bengio, 2014, Eq. 20), without gradients."""
+        units, below = self.layer(layer), below.detach()
+
+        def log_prob(field: Tensor) -> Tensor:
+            return self.down(layer, units.code(field).mean).log_prob(below).sum(-1)
+
+        return climb(log_prob, below.new_zeros(len(below), units.size), tolerance=tolerance, max_steps=max_steps)
+
     def down(self, layer: int, above: Float[Tensor, "n d"]) -> LayerFactor:
         """P(h_{layer−1} | h_layer)."""
+        encoder = self.encoders[layer - 1] if self.has_inverses else None
+        if isinstance(encoder, InvertibleAffine):
+            return self.layer(layer - 1).around(encoder.inverse(self.layer(layer).field(above)))
         field = self.decoders[layer - 1](above)
         return UnitFactor(self.observed, field) if layer == 1 else self.layer(layer - 1).reconstruction(field)
 
@@ -120,14 +160,29 @@ class AutoEncoderStack(nn.Module, TopDown, Encoder, RateDistortion, Configured):
             "hidden": [self.layer(number).config() for number in range(1, self.num_layers)],
             "prior": self.top.config(),
             "inner": self._inner,
+            "pairs": self.pairs,
         }
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> AutoEncoderStack:
         hidden = [StackLayer(**layer) for layer in config["hidden"]]
-        return cls(
-            unit_from_config(config["observed"]), hidden, prior_from_config(config["prior"]), inner=config["inner"]
+        prior = prior_from_config(config["prior"])
+        pairs = config.get("pairs", "networks")  # that runs from before there were others do not name
+        return cls(unit_from_config(config["observed"]), hidden, prior, inner=config["inner"], pairs=pairs)
+
+
+def _check_pairs(pairs: str, layers: Sequence[StackLayer], inner: Sequence[int]) -> None:
+    """Refuse encoders and decoders that there are not, or not for these layers."""
+    if pairs not in PAIRS:
+        raise BadInput(f"There are no pairs {pairs!r} of encoders and decoders: choose one of {', '.join(PAIRS)}.")
+    if pairs == "optimised" and not all(layer.real and layer.kind != "rectifier" for layer in layers):
+        raise BadInput(
+            "Codes are optimised along their derivatives: choose linear, tanh or sigmoid units and a real prior."
         )
+    if pairs in KINDS and (
+        len({layer.size for layer in layers}) > 1 or any(inner[1:]) or not all(layer.invertible for layer in layers)
+    ):
+        raise BadInput("Exact inverses need affine maps between linear or tanh layers of one size, the top's as well.")
 
 
 def _map(inputs: int, inner: int, outputs: int, generator: torch.Generator | None) -> MLP:

@@ -82,5 +82,5 @@ def as_described_now(held: Mapping[str, Any]) -> dict[str, Any]:
     defaults = json.loads(json.dumps(asdict(Settings())))
     config = dict(held["config"])
     if "settings" in config:
-        config["settings"] = defaults | config["settings"]
+        config = {"row_options": {}, **config, "settings": defaults | config["settings"]}
     return {**defaults, **held, "config": config}

@@ -26,12 +26,14 @@ def tiny(
     observed: Unit | None = None,
     *,
     inner: Sequence[int] = (),
+    pairs: str = "networks",
     seed: int = 0,
     scale: float = 0.7,
 ) -> AutoEncoderStack:
     """A float64 stack: no bias is 0, no deviation 1."""
     layers = [StackLayer(kind, size) for kind, size in hidden]
-    model = AutoEncoderStack(observed or Bernoulli(7), layers, prior or StandardGaussian(2), inner=inner).double()
+    observed, prior = observed or Bernoulli(7), prior or StandardGaussian(2)
+    model = AutoEncoderStack(observed, layers, prior, inner=inner, pairs=pairs).double()
     randoms = zoo.generator(seed)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -36,6 +36,7 @@ WAYS = {
     "long": Loops(reach="top"),
     "difference": Loops(reach="top", noise_free=True, difference=True, match=0.3),
     "contract": Loops(contract=0.7),
+    "traces": Loops(passes=3, trace=0.6),
 }
 KINDS = {
     "real": (("tanh", 5), ("sigmoid", 3), ("rectifier", 4)),

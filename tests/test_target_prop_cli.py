@@ -55,13 +55,20 @@ def test_plot_takes_a_finished_run_up(capsys, run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "flags", [["--kinds", "binary", "--prior", "factorial-bernoulli"], ["--objective", "algorithm1"]]
+    "flags",
+    [
+        ["--kinds", "binary", "--prior", "factorial-bernoulli"],
+        ["--objective", "algorithm1"],
+        ["--passes", "2", "--trace", "0.5"],
+        ["--pairs", "optimised", "--epochs", "1"],
+        ["--pairs", "orthogonal", "--sizes", "4", "4", "4", "--kinds", "tanh"],
+    ],
 )
 def test_other_ways_run(capsys, tmp_path: Path, flags: list[str]) -> None:
     out = train(tmp_path / "run", *flags)
     assert is_normalised_lower_bound(evaluated(capsys, out, "--num-samples", "20", "--num-examples", "5"))
-    if "binary" in flags:
-        assert "real units" in refused(capsys, "evaluate", out, "--method", "ais")
+    if "binary" in flags or "optimised" in flags:
+        assert "derivatives of all encoders" in refused(capsys, "evaluate", out, "--method", "ais")
 
 
 @pytest.mark.parametrize(
@@ -72,6 +79,11 @@ def test_other_ways_run(capsys, tmp_path: Path, flags: list[str]) -> None:
         (["--alpha", "2"], "Only algorithm1"),
         (["--objective", "backprop", "--kinds", "binary"], "discrete units"),
         (["--difference"], "reach top"),
+        (["--trace", "0.5"], "several passes"),
+        (["--pairs", "triangular"], "layers of one size"),
+        (["--pairs", "optimised", "--objective", "backprop"], "through a search"),
+        (["--pairs", "optimised", "--strategy", "fsdp"], "keep step"),
+        (["--objective", "algorithm1", "--passes", "2"], "leave them out"),
         (["--kinds", "spiking"], "one-hot:LEVELS"),
     ],
 )

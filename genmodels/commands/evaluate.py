@@ -11,9 +11,9 @@ import torch
 from genmodels.data import DataSet, load
 from genmodels.errors import BadInput
 from genmodels.families import FAMILIES
+from genmodels.families.common import scored_rows
 from genmodels.flags import Evaluate
 from genmodels.flags.arguments import command_line
-from genmodels.interface import default_generator
 from genmodels.likelihood import LikelihoodReport
 from genmodels.pictures import write_estimates
 from genmodels.processes import launch
@@ -44,9 +44,7 @@ def run(flags: Evaluate) -> None:
 def _report(flags: Evaluate, model: Any, config: RunConfig, data: DataSet, device: torch.device) -> LikelihoodReport:
     if flags.num_examples is not None and flags.num_examples < 1:
         raise BadInput(f"--num-examples must be at least 1, not {flags.num_examples}.")
-    x = data.split(flags.split).fixed()
-    # Some published files are sorted by class, so a part of the rows must be a random one.
-    x = x[torch.randperm(len(x), generator=default_generator(0))[: flags.num_examples]].to(device)
+    x = data.split(flags.split).fixed()[scored_rows(data, flags)].to(device)
     return FAMILIES[config.model].evaluate(model.to(device), x, data, flags)
 
 

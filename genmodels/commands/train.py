@@ -18,6 +18,7 @@ from genmodels.flags.arguments import command_line
 from genmodels.flags.common import TrainModel
 from genmodels.flags.dbn import TrainDbn
 from genmodels.flags.gsn import TrainGsn
+from genmodels.flags.labelled import TrainLabelled
 from genmodels.flags.noise_dae import TrainNoiseDae
 from genmodels.flags.psd import TrainPsd
 from genmodels.flags.s3c import TrainS3c
@@ -40,6 +41,7 @@ FAMILY_OF: dict[type[TrainModel], Family] = {
     TrainPsd: FAMILIES["psd"],
     TrainS3c: FAMILIES["s3c"],
     TrainTargetProp: FAMILIES["target-prop"],
+    TrainLabelled: FAMILIES["labelled-stack"],
 }
 
 

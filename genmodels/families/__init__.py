@@ -5,6 +5,7 @@ from genmodels.families.dbm import DBM_FAMILY
 from genmodels.families.dbn import DBN_FAMILY
 from genmodels.families.family import Drawn, Family
 from genmodels.families.gsn import GSN_FAMILY
+from genmodels.families.labelled import LABELLED_FAMILY
 from genmodels.families.noise_dae import NOISE_DAE_FAMILY
 from genmodels.families.psd import PSD_FAMILY
 from genmodels.families.rbm import RBM_FAMILY
@@ -27,6 +28,7 @@ FAMILIES: dict[str, Family] = {
         PSD_FAMILY,
         S3C_FAMILY,
         TARGET_PROP_FAMILY,
+        LABELLED_FAMILY,
     )
 }
 

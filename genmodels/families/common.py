@@ -7,10 +7,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from genmodels.data import load
+from genmodels.data import DataSet, load
 from genmodels.errors import BadInput
-from genmodels.flags import Sample
+from genmodels.flags import Evaluate, Sample
 from genmodels.flags.common import TrainModel
+from genmodels.interface import default_generator
 from genmodels.run_config import RunConfig
 from genmodels.settings import Settings
 
@@ -54,6 +55,13 @@ def first_rows(flags: Sample, config: RunConfig) -> Tensor | None:
     if flags.num > len(rows):
         raise BadInput(f"The {flags.split} split has {len(rows)} rows to start from: lower --num from {flags.num}.")
     return rows[: flags.num]
+
+
+def scored_rows(data: DataSet, flags: Evaluate) -> Tensor:
+    """The numbers of the rows that an evaluation takes."""
+    num = len(data.split(flags.split))
+    # Some published files are sorted by class, so a part of the rows must be a random one.
+    return torch.randperm(num, generator=default_generator(0))[: flags.num_examples]
 
 
 def image_shape(config: RunConfig) -> tuple[int, int]:

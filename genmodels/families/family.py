@@ -15,6 +15,7 @@ from genmodels.data import DataSet
 from genmodels.flags import Evaluate, Sample
 from genmodels.likelihood import LikelihoodReport
 from genmodels.progress import Progress
+from genmodels.rows import Rows
 from genmodels.run_config import RunConfig
 
 
@@ -37,6 +38,10 @@ class Wanted(NamedTuple):
     generator: torch.Generator
 
 
+def _all_examples(config: RunConfig, data: DataSet) -> Rows:
+    return data.train
+
+
 @dataclass(frozen=True)
 class Family:
     """A model and what its verbs do: train, sample, evaluate and plot."""
@@ -55,3 +60,5 @@ class Family:
     """evaluate(model, x, data, flags): the mean log-likelihood of the rows x of the data set."""
     pictures: Callable[[Any, RunConfig, torch.Generator, Progress], dict[str, Figure]]
     """pictures(model, config, generator, progress): figures by file name."""
+    rows: Callable[[RunConfig, DataSet], Rows] = _all_examples
+    """rows(config, data): what the training reads, by default the examples as they are."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import torch
@@ -43,6 +43,8 @@ def run_config(flags: TrainTargetProp, data: DataSet) -> RunConfig:
     kinds = list(flags.kinds) * (len(below) if len(flags.kinds) == 1 else 1)
     if len(kinds) != len(below):
         raise BadInput(f"Give one kind of units for all layers below the top or {len(below)}, not {len(flags.kinds)}.")
+    if flags.pairs == "optimised" and flags.strategy == "fsdp":
+        raise BadInput("Processes search for different times, and split networks keep step: use --strategy ddp.")
     objective, options = _objective(flags)
     return RunConfig(
         model="target-prop",
@@ -51,6 +53,7 @@ def run_config(flags: TrainTargetProp, data: DataSet) -> RunConfig:
             "hidden": [{"kind": kind, "size": size} for kind, size in zip(kinds, below, strict=True)],
             "prior": {"type": PRIORS[flags.prior], "size": top},
             "inner": flags.inner,
+            "pairs": flags.pairs,
         },
         data=flags.data,
         key=flags.key,
@@ -61,11 +64,10 @@ def run_config(flags: TrainTargetProp, data: DataSet) -> RunConfig:
 
 
 def _objective(flags: TrainTargetProp) -> tuple[str, dict[str, Any]]:
-    loops = Loops(flags.match, flags.reach, flags.noise_free, flags.difference, flags.recirculation, flags.contract)
+    loops = Loops(**{option.name: getattr(flags, option.name) for option in fields(Loops)})
     if flags.objective != "target-propagation" and loops != Loops():
-        raise BadInput(
-            "match, reach, noise-free, difference, recirculation and contract are of target-propagation: leave them out."
-        )
+        options = ", ".join(option.name.replace("_", "-") for option in fields(Loops))
+        raise BadInput(f"Only target-propagation has the options {options}: leave them out.")
     if flags.objective != "algorithm1" and flags.alpha != 1:
         raise BadInput("Only algorithm1 has an alpha: leave it out.")
     if flags.objective == "backprop":
@@ -73,6 +75,8 @@ def _objective(flags: TrainTargetProp) -> tuple[str, dict[str, Any]]:
             kind.partition(":")[0] in ("binary", "one-hot") for kind in flags.kinds
         ):
             raise BadInput("No gradient passes through discrete units: train them with target-propagation.")
+        if flags.pairs == "optimised":
+            raise BadInput("No gradient passes through a search: train optimised pairs with target-propagation.")
         return "elbo", {}
     if flags.objective == "algorithm1":
         return "algorithm1", {"alpha": flags.alpha}
@@ -96,7 +100,9 @@ def sample(model: AutoEncoderStack, config: RunConfig, flags: Sample, wanted: Wa
 def evaluate(model: AutoEncoderStack, x: Tensor, data: DataSet, flags: Evaluate) -> LikelihoodReport:
     """A lower bound in expectation: the ELBO, the importance-weighted bound, or annealing over real latents."""
     if flags.method == "ais" and not model.differentiable:
-        raise BadInput("Annealing over the latents needs real units in all layers: use --method iwae.")
+        raise BadInput(
+            "Annealing over the latents needs real units and derivatives of all encoders: use --method iwae."
+        )
     return directed.evaluate(model, x, data, flags)
 
 

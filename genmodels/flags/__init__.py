@@ -13,6 +13,7 @@ from genmodels.flags.dae import TrainDae
 from genmodels.flags.dbm import TrainDbm
 from genmodels.flags.dbn import TrainDbn
 from genmodels.flags.gsn import TrainGsn
+from genmodels.flags.labelled import TrainLabelled
 from genmodels.flags.noise_dae import TrainNoiseDae
 from genmodels.flags.psd import TrainPsd
 from genmodels.flags.rbm import TrainRbm
@@ -46,6 +47,7 @@ class Train:
         | Annotated[TrainPsd, subcommand("psd")]
         | Annotated[TrainS3c, subcommand("s3c")]
         | Annotated[TrainTargetProp, subcommand("target-prop")]
+        | Annotated[TrainLabelled, subcommand("labelled-stack")]
         | Annotated[StoredModel, subcommand("stored")]
     ) = StoredModel()
     resume: Annotated[Path | None, arg(metavar="RUN", help_behavior_hint="")] = None

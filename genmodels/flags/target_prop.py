@@ -19,6 +19,9 @@ class TrainTargetProp(TrainModel):
     all layers or one a layer."""
     inner: tuple[int, ...] = ()
     """Tanh units within each encoder and decoder, upwards, 0 for affine ones; by default all are affine."""
+    pairs: Literal["networks", "optimised", "triangular", "orthogonal"] = "networks"
+    """A network up and one down in every layer; encoders that search the best code of their decoder (optimised); or, above the
+    lowest layer, square maps of a kind that is inverted exactly, between linear or tanh layers of one size."""
     prior: Literal["standard-gaussian", "full-gaussian", "factorial-bernoulli"] = "standard-gaussian"
     """Explicit prior of the top layer, and with it the kind of its units."""
     visible_units: Kind = "auto"
@@ -38,6 +41,10 @@ class TrainTargetProp(TrainModel):
     """Train encoders by the up-down-up loop instead of each layer's pair as one unit, for target-propagation."""
     contract: float = 0.0
     """Weight of "the code is a target for that of another draw from below", for target-propagation."""
+    passes: int = 1
+    """How often a row's signals go up and down for one update, for target-propagation."""
+    trace: float = 0.0
+    """What moving averages over the passes keep from one to the next, for target-propagation: the averaged delta rule."""
     alpha: float = 1.0
     """Weight of the pressure to make codes simple, for algorithm1."""
     learning_rate: OptionalFloat = None

@@ -13,6 +13,7 @@ from genmodels.errors import BadInput
 from genmodels.interface import require
 from genmodels.networks import DiagonalNormal
 from genmodels.objectives.objective import Objective, ObjectiveState
+from genmodels.objectives.traces import recalled
 from genmodels.stack_layers import LayerFactor
 from genmodels.target_prop import AutoEncoderStack
 
@@ -38,8 +39,19 @@ class Loops:
     contract: float = 0.0
     """Weight of "h_l is a target for f_l(corrupt(h_{l−1}))" (end of section 2.2.5), with another draw of Q(h_{l−1} | h_{l−2})
     as the corrupted h_{l−1}, l > 1."""
+    passes: int = 1
+    """How often the signals of a row go up and down for one update, each time by other draws."""
+    trace: float = 0.0
+    """What moving averages over the passes keep from one to the next. With it the present reconstruction is the target of the
+    codes of all passes so far, and they are its targets: the delta rule with moving averages of section 8."""
 
     def __post_init__(self) -> None:
+        if self.passes < 1 or not 0 <= self.trace <= 1:
+            raise BadInput(f"Give at least one pass and a trace from 0 to 1, not {self.passes} and {self.trace}.")
+        if (self.passes == 1 and self.trace > 0) or (self.passes > 1 and self.noise_free):
+            raise BadInput(
+                "A trace is of several passes, each with its own noise: give more, and leave noise-free out."
+            )
         if min(self.match, self.contract) < 0:
             raise BadInput(f"Weights of targets must not be negative, but are {self.match} and {self.contract}.")
         if self.difference and self.reach == "layer":
@@ -55,6 +67,8 @@ def target_propagation(
     difference: bool = False,
     recirculation: bool = False,
     contract: float = 0.0,
+    passes: int = 1,
+    trace: float = 0.0,
 ) -> Objective:
     """Algorithm 2 of Bengio (2014), with the noise of Algorithm 1 in every layer: no gradient crosses a layer.
 
@@ -67,8 +81,8 @@ def target_propagation(
     each real layer below the top the means of its learned deviations, `noise_l` of the code, `error_l` of its reconstruction.
     """
     require(model, AutoEncoderStack, by="target propagation")
-    loops = Loops(match, reach, noise_free, difference, recirculation, contract)
-    if difference and not model.differentiable:
+    loops = Loops(match, reach, noise_free, difference, recirculation, contract, passes, trace)
+    if difference and not model.real:
         raise BadInput("Differences of discrete states are no states: use the difference correction with real units.")
 
     def init(x: Tensor, generator: torch.Generator) -> ObjectiveState:
@@ -85,7 +99,8 @@ def target_propagation(
 def local_losses(model: AutoEncoderStack, x: Tensor, loops: Loops, generator: torch.Generator) -> tuple[Losses, Tensor]:
     """The losses of Algorithm 2, means over the rows in nats, by name and layer; and the estimate of the bound.
 
-    Each belongs to one encoder f_l, one decoder g_l, or the pair; its other inputs and its target are constants:
+    Each belongs to one encoder f_l, one decoder g_l, or the pair; its other inputs and its target are constants; with a trace
+    −log P(h_{l−1} | h_l) and −log P(h_l | ĥ_l) are means over the draws of h_{l−1} and h_l so far (`recalled`):
 
         pair_l       h_{l−1} is a target for g_l(h_l), where h_l = f_l(h_{l−1}) + noise, and the noise is as large as it may
                      be: −log P(h_{l−1} | h_l) − H(Q(h_l | h_{l−1})); at the top with the cost of the prior (Eq. 22);
@@ -96,6 +111,7 @@ def local_losses(model: AutoEncoderStack, x: Tensor, loops: Loops, generator: to
         contract_l   Q(h_l | h_{l−1}) is a target for Q(h_l | h'_{l−1}), their cross-entropy, where h'_{l−1} is another draw.
     """
     losses: Losses = {}
+    x = x.repeat(loops.passes, 1)
     below, drawn, codes, bound = x, [x], [], torch.zeros((), dtype=x.dtype, device=x.device)
     attached: list[Tensor] = []
     for layer in range(1, model.num_layers + 1):
@@ -103,7 +119,8 @@ def local_losses(model: AutoEncoderStack, x: Tensor, loops: Loops, generator: to
         h = q.draw(generator)
         pair = isinstance(q, DiagonalNormal) and not loops.recirculation
         p = model.down(layer, h if pair else h.detach())
-        distortion = -p.log_prob(below).sum(-1).mean()
+        distortion = -recalled(p, below, passes=loops.passes, trace=loops.trace).mean()
+        plain = -p.log_prob(below).sum(-1).mean() if loops.trace > 0 else distortion
         top = layer == model.num_layers
         spread = (-model.top.rate(q, h).sum(-1) if top else q.cross_entropy(q)).mean()  # pyright: ignore
         if pair:
@@ -114,7 +131,7 @@ def local_losses(model: AutoEncoderStack, x: Tensor, loops: Loops, generator: to
         if loops.contract > 0 and codes:
             near = model.up(layer, codes[-1].draw(generator).detach())
             losses[f"contract_{layer}"] = loops.contract * q.detach().cross_entropy(near).mean()  # pyright: ignore
-        bound = bound - distortion.detach() + spread.detach()
+        bound = bound - plain.detach() + spread.detach()
         codes.append(q)
         attached.append(h)
         below = h.detach()
@@ -159,7 +176,9 @@ def algorithm1(model: AutoEncoderStack, *, alpha: float = 1.0) -> Objective:
     """
     require(model, AutoEncoderStack, by="Algorithm 1")
     if not model.differentiable:
-        raise BadInput("Algorithm 1 has gradients inside its cost: use it with layers of real units.")
+        raise BadInput(
+            "Algorithm 1 has gradients inside its cost: use it with real units, whose encoders are not optimised."
+        )
     if alpha < 0:
         raise BadInput(f"alpha must not be negative, but is {alpha}.")
 
@@ -214,8 +233,10 @@ def _from_above(
     losses: Losses = {}
     target = targets[layer].detach()
     if loops.match > 0:
-        in_closed_form = loops.noise_free or isinstance(q, UnitFactor)
-        cost = q.cross_entropy(target) if in_closed_form else -target.log_prob(h).sum(-1)  # pyright: ignore
+        if loops.noise_free:
+            cost = q.cross_entropy(target)  # pyright: ignore
+        else:
+            cost = -recalled(target, q.mean if isinstance(q, UnitFactor) else h, passes=loops.passes, trace=loops.trace)
         losses[f"match_{layer}"] = loops.match * cost.mean()
     if loops.reach == "top":
         code = target.mean
