@@ -4,6 +4,12 @@ Reproduced: Olshausen and Field (1996), "Emergence of simple-cell receptive fiel
 natural images": oriented, localised, band-pass atoms; here learned online (Mairal et al., 2009) from whitened 12 × 12 patches.
 Learned inference: Kavukcuoglu, Ranzato and LeCun (2008) for the encoders of PSD, Gregor and LeCun (2010) for LISTA.
 
+PSD's encoder is measured in 8-bit integers (`QuantisedEncoder`) as well as in float32, beside exact inference to a gap of
+1e-6 of the same patches.
+
+LISTA stands beside ISTA and FISTA (Beck and Teboulle, 2009) in two forms: all its weights learned, and steps and momenta
+alone (`StepLista`), in ten layers.
+
 An energy is ½|x − D z|² / σ² + |z|₁ / s, reconstruction plus sparsity, in nats without the constants of the densities; an
 excess is the mean of it over test patches, less that of the exact optimum for the same dictionary.
 
@@ -13,7 +19,6 @@ excess is the mean of it over test patches, less that of the exact optimum for t
 
 from __future__ import annotations
 
-import statistics
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -23,22 +28,22 @@ from typing import Any
 import numpy as np
 import tyro
 from jaxtyping import Float
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments.gabor import gabor_fit
 from experiments.results import FOLDER, Published, Result
-from experiments.sparse_timing import dictionary_race, lasso_race, seconds
+from experiments.sparse_encoders import curves, draw_curves, excess_of, learn_amortised, learn_psd, steps_to
+from experiments.sparse_timing import dictionary_race, encoder_race, lasso_race
 from genmodels import plots
-from genmodels.code_encoders import CodeEncoder, GainTanh, Lista
+from genmodels.code_encoders import GainTanh, Lista, StepLista
 from genmodels.data import DataSet, load
 from genmodels.fit import Settings, fit
 from genmodels.interface import default_generator
-from genmodels.lasso import fista, ista, solve
-from genmodels.objectives import amortised_map, dictionary_learning, psd
+from genmodels.lasso import solve
+from genmodels.objectives import dictionary_learning
 from genmodels.priors import LaplacePrior
 from genmodels.progress import training_bar
-from genmodels.psd import PSD
+from genmodels.quantised import QuantisedEncoder
 from genmodels.sparse_coding import SparseCoding
 from genmodels.sparse_plots import code_histogram
 from genmodels.units import Gaussian
@@ -66,6 +71,7 @@ class Config:
     amortised_epochs: int = 4
     layers: tuple[int, ...] = (1, 3, 10)
     lista_epochs: int = 2
+    step_epochs: int = 1
     race_rows: int = 5000
     race_passes: int = 1
     repeats: int = 3
@@ -98,85 +104,6 @@ def learn_dictionary(config: Config, data: DataSet, out: Path) -> SparseCoding:
     with training_bar("dictionary") as progress:
         fit(model, dictionary_learning(model), data.train, settings, out=out, config=asdict(config), progress=progress)
     return model.requires_grad_(False)
-
-
-def learn_psd(config: Config, data: DataSet, start: SparseCoding, encoder: CodeEncoder, out: Path) -> tuple[PSD, PSD]:
-    """PSD from the learned dictionary on, all learned together; and its encoder after learning on its own energy."""
-    found = []
-    for name, objective, epochs in (
-        ("psd", psd, config.psd_epochs),
-        ("amortised", amortised_map, config.amortised_epochs),
-    ):
-        generative = SparseCoding.from_config(start.config())
-        generative.load_state_dict(start.state_dict())
-        model = PSD(generative, encoder, closeness=1.0)
-        if not found:
-            encoder.start_from(generative.dictionary, generative.noise_variance, generative.factors.scale)
-        else:
-            model.load_state_dict(found[0].state_dict())
-            generative.requires_grad_(False)
-        settings = _settings(config, epochs, optimizer="Adam", learning_rate=0.002, schedule="linear")
-        with training_bar(f"{out.name}, {name}") as progress:
-            fit(model, objective(model), data.train, settings, out=out / name, config=asdict(config), progress=progress)
-        found.append(PSD.from_config(model.config()))
-        found[-1].load_state_dict(model.state_dict())
-    return found[0].requires_grad_(False), found[1].requires_grad_(False)
-
-
-def learn_lista(config: Config, data: DataSet, generative: SparseCoding, layers: int, out: Path) -> PSD:
-    """LISTA with untied layers for a dictionary that stays, from the weights of ISTA."""
-    encoder = Lista(data.num_features, config.codes, layers=layers, tied=False)
-    encoder.start_from(generative.dictionary, generative.noise_variance, generative.factors.scale)
-    model = PSD(generative, encoder)
-    settings = _settings(config, config.lista_epochs, optimizer="Adam", learning_rate=0.001, schedule="linear")
-    with training_bar(f"LISTA, {layers} layers") as progress:
-        fit(model, amortised_map(model), data.train, settings, out=out, config=asdict(config), progress=progress)
-    return model.requires_grad_(False)
-
-
-def excess_of(model: PSD, x: Float[Tensor, "n d"]) -> tuple[float, float]:
-    """Mean energy of the encoder's codes over the mean optimum, less 1, and the mean excess in nats."""
-    problem, code = model.generative.lasso(x), model.predict(x).double()
-    energy, _ = problem.measure(code, code @ problem.gram - problem.correlation)
-    optimum = solve(problem).objective.mean()
-    excess = float(energy.mean() - optimum)
-    return excess / float(optimum), excess
-
-
-def speedup_of(model: PSD, x: Float[Tensor, "n d"], repeats: int) -> float:
-    """Median ratio of the times of exact inference (to a gap of 1e-6) and of the encoder, on the same examples."""
-    ratios = []
-    for _ in range(repeats):
-        slow, _ = seconds(lambda: solve(model.generative.lasso(x)))
-        fast = statistics.median(seconds(lambda: model.predict(x))[0] for _ in range(11))
-        ratios.append(slow / fast)
-    return statistics.median(ratios)
-
-
-def curves(config: Config, model: SparseCoding, x: Tensor, learned: dict[int, PSD]) -> dict[str, dict[int, float]]:
-    """Mean excess energy, nats, of ISTA and FISTA after some steps and of LISTA by its layers."""
-    problem = model.lasso(x)
-    optimum = solve(problem, tolerance=1e-8).objective.mean()
-    found: dict[str, dict[int, float]] = {}
-    for name, solver in (("ISTA", ista), ("FISTA", fista)):
-        ends = {n: solver(problem, max_steps=n, tolerance=0.0).objective.mean() for n in config.steps}
-        found[name] = {n: float(end - optimum) for n, end in ends.items()}
-    found["LISTA"] = {layers: excess_of(encoder, x)[1] for layers, encoder in learned.items()}
-    return found
-
-
-def draw_curves(found: dict[str, dict[int, float]], encoders: dict[str, float]) -> Figure:
-    """Excess energy against steps or layers; one-layer encoders as points."""
-    figure = Figure(figsize=(5.6, 3.8), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    for name, curve in found.items():
-        axes.plot(list(curve), list(curve.values()), "o-", ms=3.5, lw=1.2, label=name)
-    for marker, (name, excess) in zip("s^Dv", encoders.items(), strict=False):
-        axes.plot(1, excess, marker, ms=6, mfc="none", label=name)
-    axes.set(xscale="log", yscale="log", xlabel="steps or layers", ylabel="mean energy above the optimum, nats")
-    axes.legend(fontsize=8, edgecolor="none")
-    axes.grid(alpha=0.25)
-    return figure
 
 
 def gabor_shares(dictionary: Float[Tensor, "d k"], shape: tuple[int, int]) -> np.ndarray:
@@ -237,23 +164,58 @@ def main(smoke: bool = False, out: Path = Path("runs/sparse_coding"), results: P
     number("dictionary_objective", race.reached)
     number("dictionary_objective_sklearn", race.objective)
 
+    adam = {"optimizer": "Adam", "learning_rate": 0.002, "schedule": "linear"}
+    joint, amortised = (_settings(config, n, **adam) for n in (config.psd_epochs, config.amortised_epochs))
+    machines = {
+        name: learn_psd(data, model, encoder, joint, amortised, out / name, asdict(config))
+        for name, encoder in (
+            ("tanh", GainTanh(data.num_features, config.codes)),
+            ("shrink", Lista(data.num_features, config.codes)),
+        )
+    }
     encoders: dict[str, float] = {}
-    for name, encoder in (
-        ("tanh", GainTanh(data.num_features, config.codes)),
-        ("shrink", Lista(data.num_features, config.codes)),
-    ):
-        joint, amortised = learn_psd(config, data, model, encoder, out / name)
-        number(f"psd_speedup_{name}", speedup_of(amortised, test, config.repeats))
-        for kind, machine in (("joint", joint), ("amortised", amortised)):
-            relative, encoders[f"{name}, {kind}"] = excess_of(machine, test)
-            number(f"psd_energy_excess_{name}_{kind}", relative)
-    number("psd_speedup", result.metrics["psd_speedup_shrink"]["value"])
-    number("psd_energy_excess", result.metrics["psd_energy_excess_shrink_amortised"]["value"])
-    learned = {layers: learn_lista(config, data, model, layers, out / f"lista{layers}") for layers in config.layers}
-    found = curves(config, model, test[: config.num_curve], learned)
+    for name, pair in machines.items():
+        for kind, machine in zip(("joint", "amortised"), pair, strict=True):
+            excess = excess_of(machine, test, machine.transform(test))
+            encoders[f"{name}, {kind}"] = excess.nats
+            number(f"psd_energy_excess_{name}_{kind}", excess.share)
+    (_, tanh), (_, shrink) = machines.values()
+    quantised = QuantisedEncoder(shrink)
+    transforms = {"tanh": tanh.transform, "shrink": shrink.transform, "quantised": quantised.transform}
+    times = encoder_race(shrink, transforms, test, config.repeats, len(test))
+    for name in transforms:
+        number(f"psd_speedup_{name}", times.over_exact[name])
+    number("psd_speedup", times.over_exact["quantised"])
+    number("psd_speedup_over_sklearn", times.over_sklearn["quantised"])
+    number("psd_microseconds_per_patch", 1e6 * times.seconds["quantised"] / len(test))
+    small = encoder_race(shrink, transforms, test, config.repeats, config.batch_size)
+    number("psd_speedup_in_small_batches", small.over_exact["quantised"])
+    number("psd_energy_excess", excess_of(shrink, test, quantised.transform(test)).share)
+    kinds = {
+        "LISTA": lambda layers: Lista(data.num_features, config.codes, layers=layers, tied=False),
+        "learned steps": lambda layers: StepLista(data.num_features, config.codes, layers=layers),
+    }
+    settings = {
+        "LISTA": _settings(config, config.lista_epochs, optimizer="Adam", learning_rate=0.001),
+        "learned steps": _settings(config, config.step_epochs, optimizer="Adam", learning_rate=0.03),
+    }
+    learned = {
+        kind: {
+            layers: learn_amortised(
+                data, model, build(layers), settings[kind], out / f"{kind.replace(' ', '_')}{layers}", asdict(config)
+            )
+            for layers in config.layers
+        }
+        for kind, build in kinds.items()
+    }
+    found = curves(config.steps, model, test[: config.num_curve], learned)
     for name, curve in found.items():
         for steps, excess in curve.items():
-            number(f"excess_{name.lower()}_{steps}", excess)
+            if steps in (*config.steps, *config.layers):
+                number(f"excess_{name.lower().replace(' ', '_')}_{steps}", excess)
+    for name in kinds:
+        worth = steps_to(found["FISTA"], found[name][max(config.layers)])
+        number(f"fista_steps_like_{name.lower().replace(' ', '_')}", worth)
 
     shares = gabor_shares(model.dictionary, data.image_shape)
     number("gabor_share", float((shares > config.good_fit).mean()))

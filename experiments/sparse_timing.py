@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import Tensor
 from genmodels.lasso import Lasso, solve
 from genmodels.objectives import dictionary_learning
 from genmodels.priors import LaplacePrior
+from genmodels.psd import PSD
 from genmodels.sparse_coding import SparseCoding
 from genmodels.units import Gaussian
 
@@ -47,11 +48,27 @@ class DictionaryRace(NamedTuple):
     """Ours, after the first update that reached it."""
 
 
+class EncoderRace(NamedTuple):
+    """Of every encoder, medians over repeats."""
+
+    over_exact: dict[str, float]
+    """Time of exact inference, to a gap of 1e-6, over that of the encoder."""
+    over_sklearn: dict[str, float]
+    """Time of scikit-learn's coordinate descent over that of the encoder."""
+    seconds: dict[str, float]
+
+
 def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
     """The processor's seconds, which other programs do not lengthen as they do those of the clock, and what came out."""
     started = time.process_time()
     found = work()
     return time.process_time() - started, found
+
+
+def _each(work: Callable[[Tensor], Any], batches: Sequence[Tensor]) -> None:
+    """One batch after the other, of which nothing is kept."""
+    for batch in batches:
+        work(batch)
 
 
 def _race(pairs: list[tuple[float, float]]) -> Race:
@@ -74,6 +91,38 @@ def lasso_race(x: Float[Tensor, "n d"], dictionary: Float[Tensor, "d k"], penalt
     problem, code = Lasso(x, dictionary, penalty), torch.from_numpy(theirs)
     objective, _ = problem.measure(code, code @ problem.gram - problem.correlation)
     return LassoRace(_race(pairs), float(ours.gap.max()), float((objective - ours.objective).max()))
+
+
+def encoder_race(
+    model: PSD,
+    encoders: Mapping[str, Callable[[Tensor], Tensor]],
+    x: Float[Tensor, "n d"],
+    repeats: int,
+    batch_size: int,
+) -> EncoderRace:
+    """Encoders beside exact inference for the generative part of `model`: the same batches of the same examples, in turns.
+
+    scikit-learn gets all examples at once.
+    """
+    batches = x.split(batch_size)
+    generative = model.generative
+    whiten = generative.noise_variance.rsqrt()
+    rows = ((x - generative.visible_bias) * whiten).double().numpy()
+    atoms = np.ascontiguousarray((generative.dictionary * whiten[:, None]).T.double().numpy())
+    penalty = float(1 / generative.factors.scale[0])
+    exact, theirs, spent = [], [], {name: [] for name in encoders}
+    for _ in range(repeats):
+        exact.append(seconds(lambda: _each(lambda batch: solve(generative.lasso(batch)), batches))[0])
+        theirs.append(seconds(lambda: sparse_encode(rows, atoms, algorithm="lasso_cd", alpha=penalty))[0])
+        for name, encoder in encoders.items():
+            times = [seconds(lambda encoder=encoder: _each(encoder, batches))[0] for _ in range(21)]
+            spent[name].append(statistics.median(times))
+    medians = {name: statistics.median(times) for name, times in spent.items()}
+    over_exact, over_sklearn = (
+        {name: statistics.median(slow / fast for slow, fast in zip(slower, spent[name], strict=True)) for name in spent}
+        for slower in (exact, theirs)
+    )
+    return EncoderRace(over_exact, over_sklearn, medians)
 
 
 def validation_objective(x: Float[Tensor, "n d"], dictionary: Float[Tensor, "d k"], penalty: float) -> float:

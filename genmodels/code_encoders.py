@@ -105,9 +105,72 @@ class Lista(CodeEncoder):
         return {"type": "Lista", "size": size, "codes": codes, **shape}
 
 
+class StepLista(CodeEncoder):
+    """ISTA with learned steps and momentum: z_t = shrink(y_t − η_t ∘ (G y_t − Wᵀx), η_t ∘ λ).
+
+    y_t = z_{t−1} + β_t ∘ (z_{t−1} − z_{t−2}), z_0 = 0. Steps η_t and momenta β_t, one a layer and a code, are learned; W, G
+    and λ are the linear model's, so that its optimum stays a fixed point of every layer: weights that depart from this
+    cannot converge to the optimum (Ablin, Moreau, Massias and Gramfort, 2019, who learn one step a layer). It begins as FISTA
+    without restarts (Beck and Teboulle, 2009). For a linear model that stays as `start_from` saw it.
+    """
+
+    def __init__(self, size: int, codes: int, *, layers: int = 10, non_negative: bool = False):
+        super().__init__()
+        if layers < 1:
+            raise BadInput(f"LISTA needs at least one layer, not {layers}.")
+        self.layers, self.non_negative = layers, non_negative
+        self.log_step = nn.Parameter(torch.zeros(layers, codes))
+        self.momentum = nn.Parameter(torch.zeros(layers, codes))
+        self.register_buffer("filters", torch.zeros(size, codes))
+        self.register_buffer("gram", torch.eye(codes))
+        self.register_buffer("penalty", torch.ones(codes))
+
+    def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        return self.trajectory(x)[-1]
+
+    def trajectory(self, x: Float[Tensor, "n d"]) -> list[Float[Tensor, "n k"]]:
+        """The code after every layer."""
+        pull, step = x @ self.get_buffer("filters"), self.log_step.exp()
+        threshold = step * self.get_buffer("penalty")
+        ahead = z = torch.zeros_like(pull)
+        codes: list[Tensor] = []
+        for layer in range(self.layers):
+            drive = ahead - step[layer] * (ahead @ self.get_buffer("gram") - pull)
+            kept = drive.clamp(None if self.non_negative else -threshold[layer], threshold[layer])
+            codes.append(drive - kept)
+            if layer + 1 < self.layers:
+                ahead = codes[-1] + self.momentum[layer + 1] * (codes[-1] - z)
+            z = codes[-1]
+        return codes
+
+    @torch.no_grad()
+    def start_from(self, dictionary, variance, scale):
+        """FISTA without restarts, its step the inverse of the Gram matrix's norm."""
+        problem = Lasso(torch.zeros_like(dictionary.T), dictionary / variance.sqrt()[:, None], 1 / scale)
+        self.get_buffer("filters").copy_(dictionary / variance[:, None])
+        self.get_buffer("gram").copy_(problem.gram)
+        self.get_buffer("penalty").copy_(problem.penalty)
+        self.log_step.copy_(-torch.linalg.matrix_norm(problem.gram, 2).log())
+        age = 1.0
+        for layer in range(1, self.layers):
+            older = 0.5 * (1 + math.sqrt(1 + 4 * age**2))
+            self.momentum[layer] = (age - 1) / older
+            age = older
+
+    def config(self):
+        size, codes = self.get_buffer("filters").shape
+        return {
+            "type": "StepLista",
+            "size": size,
+            "codes": codes,
+            "layers": self.layers,
+            "non_negative": self.non_negative,
+        }
+
+
 def encoder_from_config(config: Mapping[str, Any]) -> CodeEncoder:
     """Build the encoder that `CodeEncoder.config` describes."""
-    kinds: dict[str, type[CodeEncoder]] = {"GainTanh": GainTanh, "Lista": Lista}
+    kinds: dict[str, type[CodeEncoder]] = {"GainTanh": GainTanh, "Lista": Lista, "StepLista": StepLista}
     arguments = dict(config)
     name = arguments.pop("type", None)
     if name not in kinds:

@@ -50,6 +50,7 @@ class PSD(nn.Module, MapInference, Configured):
         code = solution.code.to(x.dtype)
         return Optimum((code,), self.energy(x, (code,)), solution.gap)
 
+    @torch.no_grad()
     def transform(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         """The encoder's codes, as features; for scikit-learn's pipelines and as examples of a next layer."""
         return self.predict(x)

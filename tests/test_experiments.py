@@ -19,6 +19,7 @@ from experiments import (
     mixing_depth,
     mixing_rbm,
     multi_prediction,
+    psd_mnist,
     ptt_mnist,
     rbm_mnist,
     score_images,
@@ -164,6 +165,12 @@ def test_sparse_coding(tmp_path: Path) -> None:
     assert metrics["lasso_largest_gap"]["value"] <= 1e-6
     assert metrics["excess_fista_10"]["value"] < metrics["excess_ista_10"]["value"]
     assert (tmp_path / "sparse_coding_dictionary.png").is_file()
+
+
+def test_psd_mnist(tmp_path: Path) -> None:
+    metrics = check_shape(psd_mnist.main(smoke=True, out=tmp_path / "runs", results=tmp_path))["metrics"]
+    assert all(0 <= metrics[f"test_error_{name}"]["value"] < 50 for name in ("pixels", "encoder", "exact", "stacked"))
+    assert (tmp_path / "psd_mnist_dictionary.png").is_file()
 
 
 def test_sparse_likelihood(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from genmodels.cli import main
-from genmodels.code_encoders import CodeEncoder, GainTanh, Lista, encoder_from_config
+from genmodels.code_encoders import CodeEncoder, GainTanh, Lista, StepLista, encoder_from_config
 from genmodels.data.examples import Examples
 from genmodels.errors import BadInput
 from genmodels.fit import Settings, fit
-from genmodels.lasso import ista
+from genmodels.lasso import Lasso, ista
 from genmodels.objectives import amortised_map, psd
 from genmodels.priors import ExponentialPrior, LaplacePrior, StudentTPrior
 from genmodels.psd import PSD
@@ -43,6 +43,8 @@ def encoder(name: str, non_negative: bool = False) -> CodeEncoder:
     randoms = zoo.generator(5)
     if name == "tanh":
         return GainTanh(7, 11, generator=randoms)
+    if name == "steps":
+        return StepLista(7, 11, layers=4, non_negative=non_negative)
     layers = {"shrink": 1, "tied": 3, "untied": 4}[name]
     return Lista(7, 11, layers=layers, tied=name != "untied", non_negative=non_negative, generator=randoms)
 
@@ -60,6 +62,49 @@ def test_lista_with_the_weights_of_ista_is_ista_step_by_step(tied: bool, non_neg
     assert float((trajectory[-1] - trajectory[-2]).abs().max()) > 1e-4
     network.log_threshold.add_(0.1)
     assert float((network(x - model.visible_bias) - trajectory[-1]).abs().max()) > 1e-3
+
+
+def plain_fista(problem: Lasso, steps: int) -> list[Tensor]:
+    """Beck and Teboulle (2009), equations 4.1 to 4.3, as they stand."""
+    step = 1 / torch.linalg.matrix_norm(problem.gram, 2)
+    x = y = torch.zeros_like(problem.correlation)
+    t, found = 1.0, []
+    for _ in range(steps):
+        new = problem.shrink(y - step * (y @ problem.gram - problem.correlation), step)
+        later = (1 + (1 + 4 * t**2) ** 0.5) / 2
+        y, x, t = new + (t - 1) / later * (new - x), new, later
+        found.append(x)
+    return found
+
+
+@pytest.mark.parametrize("non_negative", [False, True])
+def test_learned_steps_begin_as_fista_step_by_step(non_negative: bool):
+    model = generative(non_negative).double().requires_grad_(False)
+    x = model.sample(13, generator=zoo.generator(3))[0]
+    network = StepLista(7, 11, layers=9, non_negative=non_negative).double().requires_grad_(False)
+    network.start_from(model.dictionary, model.noise_variance, model.factors.scale)
+    trajectory = network.trajectory(x - model.visible_bias)
+    for code, expected in zip(trajectory, plain_fista(model.lasso(x), 9), strict=True):
+        close(code, expected)
+    network.momentum.mul_(0.5)
+    assert float((network(x - model.visible_bias) - trajectory[-1]).abs().max()) > 1e-3
+
+
+def test_smaller_steps_and_momenta_have_the_same_limit():
+    model = generative().double().requires_grad_(False)
+    x = model.sample(13, generator=zoo.generator(3))[0]
+    network = StepLista(7, 11, layers=400).double().requires_grad_(False)
+    network.start_from(model.dictionary, model.noise_variance, model.factors.scale)
+    network.log_step.sub_(0.7 * torch.rand(11, generator=zoo.generator(4)))
+    network.momentum.fill_(0.3)
+
+    def largest_excess() -> float:
+        code = network(x - model.visible_bias)
+        return float((model.energy(x, (code,)) - model.infer(x).energy).max())
+
+    assert largest_excess() < 1e-3
+    network.get_buffer("penalty").mul_(1.1)
+    assert largest_excess() > 1e-2
 
 
 @pytest.mark.parametrize("non_negative", [False, True])
@@ -134,15 +179,30 @@ def test_an_encoder_learns_to_find_low_energies():
     assert excess[1] < 0.5 * excess[0]
 
 
+def test_learned_steps_come_nearer_than_fista_s():
+    part = generative(seed=7).requires_grad_(False)
+    x = part.sample(2000, generator=zoo.generator(8))[0]
+    model = PSD(part, StepLista(7, 11, layers=6))
+    model.encoder.start_from(part.dictionary, part.noise_variance, part.factors.scale)
+
+    def excess() -> float:
+        return float((part.energy(x, (model.transform(x),)) - part.infer(x).energy).mean())
+
+    before = excess()
+    fit(model, amortised_map(model), Examples(x), ADAM)
+    assert 0 < excess() < 0.3 * before
+
+
 def test_a_prior_without_a_lasso_is_refused():
     student = SparseCoding(Gaussian(7), StudentTPrior(11))
     with pytest.raises(BadInput, match="Laplace or an exponential prior"):
         PSD(student, encoder("tanh"))
-    with pytest.raises(BadInput, match="at least one layer"):
-        Lista(7, 11, layers=0)
+    for kind in (Lista, StepLista):
+        with pytest.raises(BadInput, match="at least one layer"):
+            kind(7, 11, layers=0)
 
 
-@pytest.mark.parametrize("name", ["tanh", "shrink", "tied", "untied"])
+@pytest.mark.parametrize("name", ["tanh", "shrink", "tied", "untied", "steps"])
 def test_it_can_be_stored(name: str):
     model = PSD(generative(), encoder(name), closeness=0.3)
     again = PSD.from_config(json.loads(json.dumps(model.config())))

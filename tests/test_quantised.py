@@ -1,0 +1,89 @@
+"""An encoder in 8-bit integers: the same as its formula in floating point, and as near to the encoder as rounding allows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from genmodels import quantised
+from genmodels.code_encoders import GainTanh, Lista
+from genmodels.errors import BadInput
+from genmodels.priors import ExponentialPrior, LaplacePrior
+from genmodels.psd import PSD
+from genmodels.quantised import QuantisedEncoder
+from genmodels.sparse_coding import SparseCoding
+from genmodels.units import Gaussian
+from tests import zoo
+
+LEVELS = 127
+
+
+def machine(size: int, codes: int, *, non_negative: bool = False, seed: int = 0) -> PSD:
+    prior = ExponentialPrior if non_negative else LaplacePrior
+    generative = SparseCoding(Gaussian(size, variance=0.3), prior(codes), generator=zoo.generator(seed))
+    encoder = Lista(size, codes, non_negative=non_negative, generator=zoo.generator(seed + 1))
+    with torch.no_grad():
+        generative.visible_bias.normal_(0, 0.5, generator=zoo.generator(seed + 2))
+        encoder.log_threshold.normal_(-1, 0.5, generator=zoo.generator(seed + 3))
+    return PSD(generative, encoder).requires_grad_(False)
+
+
+def examples(num: int, size: int, seed: int = 5) -> Tensor:
+    return torch.randn(num, size, generator=zoo.generator(seed)) * torch.rand(num, 1, generator=zoo.generator(seed + 1))
+
+
+@pytest.mark.parametrize("non_negative", [False, True])
+@pytest.mark.parametrize(("num", "size", "codes"), [(5, 7, 11), (97, 16, 64), (193, 45, 131), (1, 144, 256)])
+def test_compiled_codes_are_those_of_the_formula(
+    num: int, size: int, codes: int, non_negative: bool, monkeypatch: pytest.MonkeyPatch
+):
+    if quantised._library() is None:
+        pytest.skip("This processor does not multiply bytes, or there is no compiler.")
+    encoder, x = QuantisedEncoder(machine(size, codes, non_negative=non_negative)), examples(num, size)
+    compiled = encoder.transform(x)
+    monkeypatch.setattr(quantised, "_library", lambda: None)
+    expected = encoder.transform(x)
+    torch.testing.assert_close(compiled, expected, rtol=1e-5, atol=1e-6)
+    assert 0 < float((compiled != 0).float().mean()) < 1
+    assert bool((compiled >= 0).all()) == non_negative
+    assert float((compiled - encoder.transform(x + 0.1)).abs().max()) > 1e-2
+
+
+@pytest.mark.parametrize("non_negative", [False, True])
+def test_codes_are_as_near_to_the_encoder_s_as_the_rounding(non_negative: bool):
+    model, x = machine(45, 131, non_negative=non_negative), examples(97, 45)
+    filters, centred = model.encoder.get_parameter("filters")[0], x - model.generative.visible_bias
+    row = centred.abs().amax(1, keepdim=True) / LEVELS
+    column = filters.abs().amax(0, keepdim=True) / LEVELS
+    bound = 0.5 * (centred.abs().sum(1, keepdim=True) * column + row * filters.abs().sum(0)) + 45 * row * column / 4
+    encoder, exact = QuantisedEncoder(model), model.transform(x)
+    error = (encoder.transform(x) - exact).abs()
+    assert bool((error <= bound + 1e-6).all())
+    assert float(error.max()) > 1e-4
+    assert not bool(((encoder.transform(x + 0.2) - exact).abs() <= bound).all())
+
+
+def test_numbers_that_need_no_rounding_come_out_exactly():
+    model = machine(7, 11)
+    whole = torch.randint(-LEVELS, LEVELS + 1, (7, 11), generator=zoo.generator(1)).float()
+    x = torch.randint(-LEVELS, LEVELS + 1, (13, 7), generator=zoo.generator(2)).float()
+    whole[3], x[:, 5] = LEVELS, -LEVELS
+    model.encoder.get_parameter("filters").copy_(whole)
+    model.generative.visible_bias.zero_()
+    torch.testing.assert_close(QuantisedEncoder(model).transform(x), model.transform(x), rtol=1e-6, atol=0)
+
+
+def test_an_example_at_the_mean_has_no_codes():
+    model = machine(7, 11)
+    x = model.generative.visible_bias.expand(3, 7)
+    torch.testing.assert_close(QuantisedEncoder(model).transform(x), torch.zeros(3, 11))
+
+
+def test_other_encoders_and_widths_are_refused():
+    generative = machine(7, 11).generative
+    for encoder in (GainTanh(7, 11), Lista(7, 11, layers=2)):
+        with pytest.raises(BadInput, match="one layer"):
+            QuantisedEncoder(PSD(generative, encoder))
+    with pytest.raises(BadInput, match=r"\(n, 7\)"):
+        QuantisedEncoder(machine(7, 11)).transform(torch.zeros(2, 5))
