@@ -1,7 +1,7 @@
 """Encoders by optimisation and exact inverses in the stack: closed forms, Figure 3, locality."""
 
 # Layers of a network are reached into, which have wider types.
-# pyright: reportIndexIssue=false, reportAttributeAccessIssue=false
+# pyright: reportIndexIssue=false, reportAttributeAccessIssue=false, reportCallIssue=false
 
 from __future__ import annotations
 
