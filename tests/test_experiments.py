@@ -90,7 +90,7 @@ def test_mixing_rbm(tmp_path: Path) -> None:
 def test_vae_mnist(tmp_path: Path) -> None:
     paths = vae_mnist.main(smoke=True, out=tmp_path / "runs", results=tmp_path)
     found = {path.stem.removeprefix("vae_mnist_"): check_shape(path)["metrics"] for path in paths}
-    assert list(found) == ["long", "one_layer", "one_layer_iwae_50", "two_layers"]
+    assert list(found) == ["long", "two_layers", "one_layer", "one_layer_iwae_50"]
     assert all(metrics[f"{name}_bound"]["bound"] == "lower" for name, metrics in found.items())
     assert found["long"]["long_ais_of_annealed"]["bound"] == "lower"
     assert (tmp_path / "vae_mnist_long.png").is_file()
