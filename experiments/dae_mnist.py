@@ -147,8 +147,8 @@ def measure(
     bandwidth = best_bandwidth(valid, samples, config.bandwidths)
     result.add(f"parzen_{name}", parzen(grey.test.fixed(), samples, bandwidth))
     result.add_number(f"bandwidth_{name}", bandwidth)
-    for metric, content in result.metrics.items():
-        print(f"{metric}: {content['value']:.3f}", file=sys.stderr)
+    for metric in (f"csl_{name}", f"parzen_{name}"):
+        print(f"{metric}: {result.metrics[metric]['value']:.3f}", file=sys.stderr)
 
 
 def strip(model: DAE | GSN, start: Tensor, generator: torch.Generator) -> Tensor:

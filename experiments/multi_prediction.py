@@ -122,7 +122,8 @@ def measure(config: Config, way: str, model: DBM, data: DataSet, result: Result)
     for name, held in masks.items():
         result.add_number(f"{way}_{name}_nats", *missing_nats(config, model, x, held))
     for name, content in result.metrics.items():
-        print(f"{name}: {content['value']:.3f}", file=sys.stderr)
+        if name.startswith(way):
+            print(f"{name}: {content['value']:.3f}", file=sys.stderr)
 
 
 def main(smoke: bool = False, out: Path = Path("runs/multi_prediction"), results: Path = FOLDER) -> Path:

@@ -64,15 +64,19 @@ class Processes:
         distributed.all_gather(parts, padded)
         return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
 
-    def sum_(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors of one dtype by their sums over the processes, with one message."""
-        if self.size == 1 or not tensors:
+    def sum_(self, *groups: Sequence[Tensor]) -> None:
+        """Replace tensors by their sums over the processes, with one message for each group, whose tensors have one dtype."""
+        if self.size == 1:
             return
-        flat = torch.cat([tensor.flatten() for tensor in tensors])
-        distributed.all_reduce(flat)
-        parts = flat.split([tensor.numel() for tensor in tensors])
-        for tensor, part in zip(tensors, parts, strict=True):
-            tensor.copy_(part.view_as(tensor))
+        groups = tuple(filter(None, groups))
+        flats = [torch.cat([tensor.flatten() for tensor in tensors]) for tensors in groups]
+        # All messages travel at once: what they wait for is mostly each other's process.
+        for message in [distributed.all_reduce(flat, async_op=True) for flat in flats]:
+            message.wait()
+        for tensors, flat in zip(groups, flats, strict=True):
+            parts = flat.split([tensor.numel() for tensor in tensors])
+            for tensor, part in zip(tensors, parts, strict=True):
+                tensor.copy_(part.view_as(tensor))
 
     def from_first(self, value: T) -> T:
         """What the first process has for `value`."""

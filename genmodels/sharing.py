@@ -73,12 +73,11 @@ class Sharing:
         gradients = [p.grad for p in parameters if p.grad is not None and not is_split(p.grad)]
         if gradients:
             torch._foreach_mul_(gradients, 1 / self._processes.size if self._processes.split else weight)
-        self._processes.sum_(gradients)
         shared = {n: t for n, t in state.items() if not self._is_dealt(n) and t.is_floating_point()}
         # In float64, so that counts on which all agree stay what they are.
         means = [value.detach().double() * weight for value in (*shared.values(), *metrics.values(), loss)]
         asked = torch.tensor([number == signal.SIGINT, number == signal.SIGTERM]).to(means[-1])
-        self._processes.sum_([*means, asked])
+        self._processes.sum_(gradients, [*means, asked])
         new = dict(zip(shared, means, strict=False))
         return Combined(
             state | {name: total.to(state[name]) for name, total in new.items()},

@@ -47,12 +47,12 @@ def multi_prediction(model: DBM, *, num_iterations: int = 10, held: float = 0.5)
 
 def random_mask(
     unit: Unit, x: Float[Tensor, "n d"], held: float, generator: torch.Generator
-) -> tuple[Bool[Tensor, "n d"], int]:
+) -> tuple[Bool[Tensor, "n d"], Int64[Tensor, ""]]:
     """Columns of x held with that probability, those of a site all or none; and how many sites are missing (at least 1)."""
-    site = sites(unit).to(x.device)
+    site = sites(unit)
     num_sites = int(site[-1]) + 1
     known = uniform(len(x), num_sites, dtype=x.dtype, device=x.device, generator=generator) < held
-    return known[:, site], max(1, int((~known).sum()))
+    return known[:, site.to(x.device)], (~known).sum().clamp(min=1)
 
 
 def sites(unit: Unit) -> Int64[Tensor, " d"]:
