@@ -52,6 +52,8 @@ class Config:
     hidden: int = 500
     """Units of each hidden layer."""
     hidden_noise: float = 0.5
+    gsn_noise: float = 2.0
+    """Of the hidden layers that a chain carries: with 0.5 it keeps its digit for hundreds of steps."""
     replaced: float = 0.4
     walk_back: int = 3
     epochs: int = 8
@@ -103,7 +105,7 @@ def walks(config: Config, num_features: int) -> dict[str, Walk]:
     return {
         "walk_back": Walk(dae(1), config.walk_back),
         "walk_back_deep": Walk(dae(2), config.walk_back),
-        "gsn": Walk(GSN(*shared, (config.hidden,) * 2, noise=config.hidden_noise, generator=generator()), 4),
+        "gsn": Walk(GSN(*shared, (config.hidden,) * 2, noise=config.gsn_noise, generator=generator()), 4),
         "plain": Walk(dae(1), 1),
     }
 

@@ -47,13 +47,13 @@ PUBLISHED = {
 class Config:
     """Everything that decides the result."""
 
-    bottom: rbm_mnist.Config = field(default_factory=lambda: replace(rbm_mnist.Config(), epochs=100, seeds=(0,)))
+    bottom: rbm_mnist.Config = field(default_factory=lambda: replace(rbm_mnist.Config(), seeds=(0,)))
     test_data: str = "mnist-binarized"
     top_hidden: int = 2000
     num_steps: int = 3
     batch_size: int = 200
-    learning_rate: float = 0.1
-    epochs: int = 40
+    learning_rate: float = 0.05
+    epochs: int = 30
     average: float = 0.9995
 
 
@@ -61,7 +61,7 @@ class Config:
 class Evaluation:
     """How the trained network is measured."""
 
-    ais_chains: int = 100
+    ais_chains: int = 300
     temperatures: int = 5000
     burn_in: int = 1000
     draws: int = 10

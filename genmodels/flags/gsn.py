@@ -15,7 +15,7 @@ class TrainGsn(TrainModel):
     hidden: tuple[int, ...] = (500, 500)
     """Units of each hidden layer, the lowest first."""
     noise: float = 0.5
-    """Deviation of the noise inside the hidden layers."""
+    """Deviation of the noise inside the hidden layers: with little a chain keeps what it starts from, with much it blurs."""
     activation: Literal["tanh", "relu", "softplus", "silu"] = "tanh"
     """Activation of the hidden units."""
     visible_units: Kind = "auto"
