@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+from jaxtyping import Float, Int64
 from sklearn.neural_network import MLPClassifier
 from torch import Tensor
 
@@ -21,9 +23,14 @@ class Classes:
             self._network.fit(data.train.fixed().numpy(), labels.numpy())  # pyright: ignore
         self.accuracy = float(self._network.score(data.test.fixed().numpy(), data.test.labels.numpy()))  # pyright: ignore
 
+    def read(self, means: Float[Tensor, "n d"]) -> tuple[Int64[Tensor, " n"], Float[Tensor, " n"]]:
+        """The most probable class of each image, and its probability."""
+        p, found = torch.from_numpy(self._network.predict_proba(means.numpy())).max(1)
+        return found, p
+
     def counts(self, means: Tensor) -> np.ndarray:
         """How many images fall into each class."""
-        return np.bincount(np.asarray(self._network.predict(means.numpy())), minlength=10)
+        return torch.bincount(self.read(means)[0], minlength=10).numpy()
 
     def count(self, means: Tensor, name: str, result: Result) -> None:
         """Add how many images fall into each class, and how many classes have any."""

@@ -71,7 +71,7 @@ class Processes:
         groups = tuple(filter(None, groups))
         flats = [torch.cat([tensor.flatten() for tensor in tensors]) for tensors in groups]
         # All messages travel at once: what they wait for is mostly each other's process.
-        for message in [distributed.all_reduce(flat, async_op=True) for flat in flats]:
+        for message in filter(None, [distributed.all_reduce(flat, async_op=True) for flat in flats]):
             message.wait()
         for tensors, flat in zip(groups, flats, strict=True):
             parts = flat.split([tensor.numel() for tensor in tensors])

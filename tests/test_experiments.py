@@ -114,13 +114,7 @@ def test_classify_mnist(tmp_path: Path) -> None:
 
 
 def test_mixing_depth(tmp_path: Path) -> None:
-    folders: dict[str, Any] = {
-        "out": tmp_path / "runs",
-        "dbn_out": tmp_path / "dbn",
-        "dbm_out": tmp_path / "dbm",
-        "results": tmp_path,
-    }
-    metrics = check_shape(mixing_depth.main(smoke=True, **folders))["metrics"]
+    metrics = check_shape(mixing_depth.main(smoke=True, out=tmp_path / "runs", results=tmp_path))["metrics"]
     for name in ("bottom", "top"):
         assert 0 <= metrics[f"{name}_changes_per_sweep"]["value"] <= 1
         assert sum(metrics[f"{name}_class_{label}"]["value"] for label in range(10)) == 20
