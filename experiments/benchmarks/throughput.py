@@ -62,7 +62,7 @@ class Config:
     steps_per_epoch: int = 30
     """As many as 60,000 rows have in batches of 2,000."""
     products: int = 100
-    rounds: int = 3
+    rounds: int = 2
     """Of one process, then two: a slow minute of the machine meets both."""
 
 
