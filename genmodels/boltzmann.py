@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 
 from genmodels.interface import BlockGibbs, Latents, State
 from genmodels.units import Bernoulli, Unit
-from samplers.fused import SMALLEST, OnePass, Precision, conditional, has_int8, product
+from samplers.fused import SMALLEST, OnePass, Precision, conditional, product, takes_slices
 
 
 class LayeredBoltzmann(BlockGibbs):
@@ -199,9 +199,9 @@ def odd_then_even(num_layers: int) -> tuple[tuple[int, ...], ...]:
 def is_narrow(model: LayeredBoltzmann, precision: Precision) -> bool:
     """Whether "auto" may take weights of 16 bits and statistics of 8 where noise or a correction leaves their rounding no say.
 
-    For large float32 weights between states in {0, 1}, on hardware that multiplies bytes.
+    For large float32 weights between states in {0, 1}, on a CPU with kernels for them.
     """
     weight = model.weights[0]
     binary = all(unit.is_binary for unit in model.units)
     large = weight.dtype == torch.float32 and weight.numel() >= SMALLEST
-    return precision == "auto" and binary and large and has_int8(weight.device)
+    return precision == "auto" and binary and large and takes_slices(weight.device)

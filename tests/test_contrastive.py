@@ -350,7 +350,7 @@ def test_the_correlation_in_small_integers_of_few_states_is_exact(size: int):
     torch.testing.assert_close(actual, signed.T @ above + left.T @ right)
 
 
-@pytest.mark.skipif(native.library() is None, reason="needs AVX-512 and a C++ compiler")
+@pytest.mark.skipif(native.library() is None, reason="needs AVX2 and a C++ compiler")
 @pytest.mark.parametrize("seed", range(3))
 def test_slices_take_the_same_step(seed: int):
     """With the same noise: chains part only where a number fell between two probabilities 1e-4 apart."""

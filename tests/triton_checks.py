@@ -90,7 +90,7 @@ def test_every_state_is_decided_by_its_own_number(seed: int):
         assert torch.equal(drawn.bool()[clear], (uniform < probability)[clear])
 
 
-@pytest.mark.skipif(native.library() is None, reason="needs AVX-512 and a C++ compiler")
+@pytest.mark.skipif(native.library() is None, reason="needs AVX2 and a C++ compiler")
 def test_the_look_ups_draw_the_same_states():
     """Apart from those few whose number falls between two probabilities 1e-4 apart."""
     weight, x, slope, zero = normal(300, 70), bits(200, 300), normal(70), torch.zeros(70, device=DEVICE)

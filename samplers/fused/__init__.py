@@ -1,11 +1,11 @@
 """Fast paths behind the same functions."""
 
-from samplers.fused.choose import conditional
+from samplers.fused.choose import conditional, takes_slices
 from samplers.fused.correlation import contrasted_correlation
 from samplers.fused.cpu import LookupConditional, SlicedConditional
 from samplers.fused.graph import graphed
 from samplers.fused.one_pass import OnePass
-from samplers.fused.products import SMALLEST, Precision, Product, has_int8, product
+from samplers.fused.products import SMALLEST, Precision, Product, product
 from samplers.fused.random import uniform
 
 __all__ = [
@@ -18,7 +18,7 @@ __all__ = [
     "conditional",
     "contrasted_correlation",
     "graphed",
-    "has_int8",
     "product",
+    "takes_slices",
     "uniform",
 ]

@@ -1,4 +1,4 @@
-// What every kernel of a layer of binary sites shares: random numbers, the decision, and how work is dealt to threads.
+// What every kernel of a layer of binary sites with AVX-512 shares: random numbers and the decision.
 #pragma once
 
 #include <immintrin.h>
@@ -9,10 +9,11 @@
 #include <cstring>
 #include <vector>
 
-constexpr int kLanes = 16;                 // numbers a vector
-constexpr int kWidth = 2 * kLanes;         // outputs that no two threads share
-constexpr int kFive = 5;                   // inputs a group of look-ups, of which every source fills whole ones
-constexpr int64_t kPartBytes = 768 << 10;  // inputs of one part of the chains, to stay in the second-level cache
+#include "jobs.h"
+
+constexpr int kLanes = 16;  // numbers a vector
+constexpr int kFive = 5;    // inputs a group of look-ups, of which every source fills whole ones
+constexpr int64_t kRoom = 192 << 10;  // groups of inputs of single chains in a part
 
 // The first lanes, at most 16.
 inline __mmask16 leading(int64_t count) { return count >= kLanes ? 0xFFFF : count <= 0 ? 0 : (1u << count) - 1; }
@@ -125,56 +126,4 @@ inline __m512 softplus(__m512 field) {
   for (float c : {2.0f / 11, 2.0f / 9, 2.0f / 7, 2.0f / 5, 2.0f / 3, 2.0f})
     p = _mm512_fmadd_ps(p, square, _mm512_set1_ps(c));
   return _mm512_fmadd_ps(p, s, _mm512_max_ps(field, _mm512_setzero_ps()));
-}
-
-struct Source {
-  const float* states;
-  int64_t stride;
-  int64_t size;
-};
-
-struct Job {
-  const Source* sources;
-  int64_t num_sources;
-  const void* weight;  // as the kernel prepared it
-  int64_t outputs;
-  int64_t groups;  // of inputs; each source fills whole groups
-  const float* scale;  // one an output
-  const float* beta;  // one a chain
-  const float* slope;
-  const float* base;
-  float* out;
-  int64_t chains;
-};
-
-struct Weight {
-  const float* data;
-  int64_t inputs;
-  int64_t input_stride;
-  int64_t output_stride;
-};
-
-// Runs work(0) ... work(threads - 1) at once, on the threads that torch has waiting.
-template <typename Work>
-void spread(int64_t threads, Work work) {
-#pragma omp parallel for num_threads(threads) schedule(static, 1)
-  for (int64_t worker = 0; worker < threads; ++worker) work(worker);
-}
-
-// Deals the chains in parts of whole `unit`s to threads: part(first chain, their number, first output, end of the outputs).
-template <typename Part>
-void deal(const Job& job, int64_t unit, int64_t threads, Part part) {
-  const int64_t bytes = job.chains * job.groups * 4;
-  const int64_t parts = (bytes + kPartBytes - 1) / kPartBytes;
-  const int64_t size = ((job.chains + parts - 1) / parts + unit - 1) / unit * unit;
-  // Where chains are few, threads share the outputs rather than read all weights.
-  const int64_t ranges = parts < threads ? threads : 1;
-  const int64_t width = ((job.outputs + ranges - 1) / ranges + kWidth - 1) / kWidth * kWidth;
-  spread(threads, [&](int64_t worker) {
-    for (int64_t task = worker; task < parts * ranges; task += threads) {
-      const int64_t first = task / ranges * size, begin = task % ranges * width;
-      if (first < job.chains && begin < job.outputs)
-        part(first, std::min(size, job.chains - first), begin, std::min(begin + width, job.outputs));
-    }
-  });
 }

@@ -1,6 +1,7 @@
 // Correlations of binary rows with rows of numbers in [0, 1], by products of bytes. Needs AVX-512 with VNNI.
 
 #include "binary.h"
+#include "correlated.h"
 
 namespace {
 
@@ -82,21 +83,6 @@ constexpr Products kProducts[kBelow] = {products<1>, products<2>, products<3>, p
 }  // namespace
 
 extern "C" {
-
-struct Correlated {
-  const float* x;  // (rows, below), other than 0 counts as 1
-  int64_t stride;
-  const float* y;  // (rows, above)
-  const float* dither;  // rows + above - 1 of them
-  int64_t rows;
-  int64_t half;  // rows from here on count negatively
-  int64_t below;
-  int64_t above;
-  float scale;
-  const float* left;   // (2, below)
-  const float* right;  // (2, above)
-  float* out;          // (below, above)
-};
 
 // out = scale Σ_r ± x_r levels_rᵀ + leftᵀ right.
 void correlate(const Correlated* job, int64_t threads) {

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from samplers.fused import native
 from samplers.fused.cpu import threads_for, unit_stride
-from samplers.fused.products import has_int8
 
 _LEVELS = 255
 
@@ -65,7 +64,7 @@ def contrasted_correlation(
 def _multiply_bytes() -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor] | None:
     """The same in C++, where there is a compiler and a processor for it."""
     library = native.library()
-    if library is None or not has_int8(torch.device("cpu")):
+    if library is None or not native.has_slices():
         return None
     correlate = library.correlate
     correlate.argtypes = [ctypes.POINTER(_Correlated), ctypes.c_int64]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -12,9 +11,7 @@ from torch import Tensor
 
 from samplers.fused import native
 from samplers.fused.one_pass import OnePass, check_shape, vector
-from samplers.fused.products import has_int8
 
-_LANES, _SLICES = 16, 2  # as in sliced.cpp
 _WORTH_A_THREAD = 1 << 22  # multiplications that a further thread pays for, about 30 microseconds
 _ROUNDING = 32  # multiplications that take the time of rounding one weight
 _DECIDING = 256  # ... of drawing one site whose field is known
@@ -58,27 +55,24 @@ class _CpuPass(OnePass):
     """What the kernels have in common."""
 
     name: str
-    inputs: int
-    """Inputs that are taken together; the same number stands in the C++."""
 
     def __init__(self, weights: Sequence[Tensor]):
         """`weights`: the couplings from every neighbouring layer, each (inputs, h) in float32."""
         weights = [w if 1 in w.stride() else w.contiguous() for w in weights]
         self._sizes = [len(weight) for weight in weights]
-        self._groups = sum(-(-size // self.inputs) for size in self._sizes)
+        self._inputs = getattr(_library(), f"{self.name}_inputs")()
+        self._groups = sum(-(-size // self._inputs) for size in self._sizes)
         self._outputs = weights[0].shape[1]
-        self._packed = self._room()
+        size = (self._outputs, self._groups)
+        self._packed = torch.empty(getattr(_library(), f"{self.name}_room")(*size), dtype=torch.int8)
         self._scale = torch.empty(self._outputs)
         given = (_Weight * len(weights))(*[_Weight(w.data_ptr(), len(w), *w.stride()) for w in weights])
         prepare = getattr(_library(), f"{self.name}_prepare")
-        rounded = (self._packed.data_ptr(), self._scale.data_ptr())
-        prepare(
-            given, len(weights), self._outputs, self._groups, *rounded, threads_for(_ROUNDING * self._packed.numel())
-        )
+        prepare(given, len(weights), *size, self._packed.data_ptr(), self._scale.data_ptr(), self._rounding_threads)
 
-    @abstractmethod
-    def _room(self) -> Tensor:
-        """Memory for the prepared weights."""
+    @property
+    def _rounding_threads(self) -> int:
+        return threads_for(_ROUNDING * self._outputs * self._groups * self._inputs)
 
     @property
     def device(self):
@@ -131,30 +125,29 @@ class _CpuPass(OnePass):
             out.data_ptr(),
             num,
         )
-        threads = threads_for(num * self._outputs * self._groups * self.inputs)
+        threads = threads_for(num * self._outputs * self._groups * self._inputs)
         return getattr(_library(), kernel)(ctypes.byref(job), *more, threads)
 
 
 class LookupConditional(_CpuPass):
     """The half-sweep by table look-up, in full precision.
 
-    Five inputs have 32 joint states, so five multiplications and additions become one look-up in a table of 32 sums.
-    Weights are rounded to multiples of a power of two, at most R / 2²⁹ for R the largest Σ_i |W_ij| of any output, and
-    summed exactly in integers. A sum is therefore off by at most m R / 2³⁰ for m active inputs, and its conversion to
-    float32 by 2⁻²⁴ of its size: no more than a float32 product. States other than 0 count as 1.
+    Five inputs have 32 joint states (with AVX2 four have 16), so as many multiplications and additions become one look-up in
+    a table of sums. Weights are rounded to multiples of a power of two, about R / 2²⁹ at most for R the largest Σ_i |W_ij| of
+    any output, and summed exactly in integers. A sum is therefore off by at most m R / 2³⁰ for m active inputs, and its
+    conversion to float32 by 2⁻²⁴ of its size: no more than a float32 product. States other than 0 count as 1.
 
-    Where the processor multiplies bytes, draws need no look-up as a rule. Weights rounded to bytes give a field and a bound
-    of its error, whatever the states; the few states whose random numbers lie within it are decided by a second byte, or
-    the whole sums.
+    Draws need no such sums as a rule. A part of every weight, its leading 16 bits with AVX2, a byte where an AVX-512 processor
+    multiplies bytes, gives a field and a bound of its error, whatever the states; the few states whose random numbers lie
+    within it are decided by the whole weights.
     The states are the same, bit for bit.
     """
 
     name = "lookup"
-    inputs = 5
 
     def __init__(self, weights: Sequence[Tensor]):
         super().__init__(weights)
-        self._screening = has_int8(self.device)
+        self._screening = native.has_slices()
 
     def draw(self, inputs, beta, slope, base, key):
         if not self._screening or len(inputs[0]) == 0:
@@ -168,51 +161,46 @@ class LookupConditional(_CpuPass):
 
     @functools.cached_property
     def _screen(self) -> tuple[_Screen, list[Tensor]]:
-        """The weights in bytes, and the memory they are in."""
-        inputs, blocks = self._groups * self.inputs, -(-self._outputs // (2 * _LANES))
-        high = torch.zeros(blocks, -(-inputs // 4), 2 * _LANES, 4, dtype=torch.int8)
-        low = torch.zeros(self._outputs, -(-inputs // 64) * 64, dtype=torch.int8)
-        numbers = torch.empty(6, self._outputs)
-        memory = [high, low, numbers]
+        """What decides most draws, and its memory: two sets of bytes, where the kernel wants any, and six numbers an output."""
+        inputs = self._groups * self._inputs
+        rooms = [_library().screen_room(self._outputs, inputs, digit) for digit in (0, 1)]
+        memory = [*(torch.zeros(room, dtype=torch.int8) for room in rooms), torch.empty(6, self._outputs)]
         whole = (self._packed.data_ptr(), self._outputs, inputs, self._scale.data_ptr())
-        threads = threads_for(_ROUNDING * self._packed.numel())
-        _library().screen_prepare(*whole, *(tensor.data_ptr() for tensor in memory), threads)
+        _library().screen_prepare(*whole, *(tensor.data_ptr() for tensor in memory), self._rounding_threads)
+        high, low, numbers = memory
         places = (ctypes.c_void_p * 6)(*[row.data_ptr() for row in numbers])
         return _Screen(high.data_ptr(), low.data_ptr(), places), memory
 
-    def _room(self):
-        return torch.empty(self._outputs, -(-self._groups * self.inputs // _LANES) * _LANES, dtype=torch.int32)
-
 
 class SlicedConditional(_CpuPass):
-    """The half-sweep by products of bytes, for weights that change with every step; the processor must multiply bytes.
+    """The half-sweep by 16 bits of every weight, for weights that change with every step.
 
-    Weights are rounded to whole steps of max|W| / 32,600, held as two signed bytes; products and sums are exact. A sum is
-    off by at most half a step an active input (1.54e-5 of the largest weight) and by about 0.9e-5 √m max|W| in practice for
-    m of them. With one matrix, both of its layers round it alike: exact block Gibbs for the rounded weights. States other
-    than 0 count as 1.
+    Weights are rounded to whole steps, and products and sums are exact. A sum is off by at most half a step an active input.
+    With AVX-512, in products of two bytes, a step is max|W| / 32,600: half of it is 1.54e-5 of the largest weight, and the
+    error about 0.9e-5 √m max|W| in practice for m active inputs. With AVX2, in tables of sums of four, it is 1 / 65,500 of
+    2 max|W| or of the largest Σ|W| of four neighbours in a row or column, whichever is more: at most twice as much.
+    With one matrix, both of its layers round it alike: exact block Gibbs for the rounded weights. States other than 0 count as 1.
     """
 
     name = "sliced"
-    inputs = 4
-
-    def _room(self):
-        blocks = -(-self._outputs // _LANES)
-        return torch.empty(blocks, self._groups, _SLICES, _LANES, self.inputs, dtype=torch.int8)
 
 
 @functools.cache
 def _library() -> ctypes.CDLL:
     library = native.library()
     if library is None:
-        raise RuntimeError("Table look-up needs AVX-512 and a C++ compiler; ask for another precision.")
+        raise RuntimeError("Table look-up needs AVX-512 or AVX2 and a C++ compiler; ask for another precision.")
     number = ctypes.c_int64
     for kernel in ("lookup", "sliced"):
-        prepare, field, draw = (getattr(library, f"{kernel}_{step}") for step in ("prepare", "field", "draw"))
+        steps = ("inputs", "room", "prepare", "field", "draw")
+        inputs, room, prepare, field, draw = (getattr(library, f"{kernel}_{step}") for step in steps)
+        inputs.restype, room.restype = number, number
+        room.argtypes = [number] * 2
         prepare.argtypes = [ctypes.POINTER(_Weight), *[number] * 3, *[ctypes.c_void_p] * 2, number]
         field.argtypes = [ctypes.POINTER(_Job), number]
         draw.argtypes = [ctypes.POINTER(_Job), ctypes.c_uint64, number]
     pointer, real = ctypes.c_void_p, ctypes.c_float
+    library.screen_room.argtypes, library.screen_room.restype = [number] * 3, number
     library.screen_prepare.argtypes = [pointer, number, number, *[pointer] * 4, number]
     library.screen_draw.argtypes = [ctypes.POINTER(_Job), ctypes.POINTER(_Screen), ctypes.c_uint64, number]
     library.screen_draw.restype = number

@@ -184,7 +184,7 @@ void part(const Job& job, const Key& key, int64_t first, int64_t count, int64_t 
 template <bool kDraw>
 void run(const Job& job, uint64_t seed, int64_t threads) {
   const Key key = expand(seed);
-  deal(job, kLanes * kBlocks, threads, [&](int64_t first, int64_t count, int64_t begin, int64_t end) {
+  deal(job, kLanes * kBlocks, kRoom, threads, [&](int64_t first, int64_t count, int64_t begin, int64_t end) {
     static thread_local Scratch scratch;
     part<kDraw>(job, key, first, count, begin, end, scratch);
   });
@@ -212,6 +212,12 @@ void visit(const Weight* weights, int64_t num, int64_t output, Visit visitor) {
 }  // namespace
 
 extern "C" {
+
+// Inputs of a group, of which every source fills whole ones.
+int64_t lookup_inputs() { return kFive; }
+
+// Bytes for the prepared weights.
+int64_t lookup_room(int64_t outputs, int64_t groups) { return outputs * row_size(groups) * sizeof(int32_t); }
 
 // Rounds weights to multiples of one power of two, which leaves every sum below 2^30 and what rounding adds.
 void lookup_prepare(const Weight* weights, int64_t num, int64_t outputs, int64_t groups, int32_t* whole, float* scale,

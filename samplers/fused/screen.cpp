@@ -331,6 +331,12 @@ void round_to_bytes(std::vector<int32_t>& left, int8_t* bytes, float scale, doub
 
 extern "C" {
 
+// Bytes for the high (digit 0) or the low bytes of the weights.
+int64_t screen_room(int64_t outputs, int64_t inputs, int64_t digit) {
+  const int64_t blocks = (outputs + kWidth - 1) / kWidth, groups = (inputs + kInputs - 1) / kInputs;
+  return digit == 0 ? blocks * groups * kWidth * kInputs : outputs * byte_row(inputs);
+}
+
 // Rounds the whole numbers of lookup_prepare, (outputs, inputs), to two bytes, each with one step for every output.
 // `numbers`: step, centre and radius of the high bytes, then of both, each for all outputs.
 void screen_prepare(const int32_t* whole, int64_t outputs, int64_t inputs, const float* scale, int8_t* high, int8_t* low,
@@ -362,7 +368,7 @@ int64_t screen_draw(const Job* job, const Screen* screen, uint64_t seed, int64_t
   std::atomic<int64_t> open{0};
   const int64_t inputs = job->groups * kFive, groups = (inputs + kInputs - 1) / kInputs;
   const int64_t stride = byte_row(inputs);
-  deal(*job, kChains, threads, [&](int64_t first, int64_t count, int64_t begin, int64_t end) {
+  deal(*job, kChains, kRoom, threads, [&](int64_t first, int64_t count, int64_t begin, int64_t end) {
     static thread_local Scratch scratch;
     const int64_t row = (count + kLanes - 1) / kLanes * kLanes;
     open += draw({*job, *screen, key, first, count, inputs, groups, stride, stride / kLanes, row, scratch}, begin, end);

@@ -106,7 +106,7 @@ void part(const Job& job, const Key& key, int64_t first, int64_t count, int64_t 
 template <bool kDraw>
 void run(const Job& job, uint64_t seed, int64_t threads) {
   const Key key = expand(seed);
-  deal(job, kChains, threads, [&](int64_t first, int64_t count, int64_t begin, int64_t end) {
+  deal(job, kChains, kRoom, threads, [&](int64_t first, int64_t count, int64_t begin, int64_t end) {
     static thread_local Scratch scratch;
     part<kDraw>(job, key, first, count, begin, end, scratch);
   });
@@ -187,6 +187,14 @@ void measure(const Weight& weight, int64_t outputs, int64_t worker, int64_t thre
 }  // namespace
 
 extern "C" {
+
+// Inputs of a group, of which every source fills whole ones.
+int64_t sliced_inputs() { return kInputs; }
+
+// Bytes for the prepared weights.
+int64_t sliced_room(int64_t outputs, int64_t groups) {
+  return (outputs + kLanes - 1) / kLanes * groups * kSlices * sizeof(__m512i);
+}
 
 // Rounds weights to whole steps of one size, the same for a matrix and its transpose. One of the two strides of every
 // matrix is 1. `packed`: (blocks of 16 outputs, groups, slices, 16 outputs, 4 inputs).
