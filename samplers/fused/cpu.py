@@ -133,12 +133,12 @@ class LookupConditional(_CpuPass):
     """The half-sweep by table look-up, in full precision.
 
     Five inputs have 32 joint states (with AVX2 four have 16), so as many multiplications and additions become one look-up in
-    a table of sums. Weights are rounded to multiples of a power of two, about R / 2²⁹ at most for R the largest Σ_i |W_ij| of
-    any output, and summed exactly in integers. A sum is therefore off by at most m R / 2³⁰ for m active inputs, and its
-    conversion to float32 by 2⁻²⁴ of its size: no more than a float32 product. States other than 0 count as 1.
+    a table of sums. Weights are rounded to multiples of a power of two, at most R / 2²⁹ for R the largest Σ_i |W_ij| of any
+    output (with AVX2 R / 2²⁸), and summed exactly in integers. A sum is therefore off by at most m R / 2³⁰ (2²⁹) for m active
+    inputs, and its conversion to float32 by 2⁻²⁴ of its size: no more than a float32 product. States other than 0 count as 1.
 
-    Draws need no such sums as a rule. A part of every weight, its leading 16 bits with AVX2, a byte where an AVX-512 processor
-    multiplies bytes, gives a field and a bound of its error, whatever the states; the few states whose random numbers lie
+    Draws need no such sums as a rule. A part of every weight, its leading 14 or 16 bits with AVX2, a byte where an AVX-512
+    processor multiplies bytes, gives a field and a bound of its error, whatever the states; the few states whose random numbers lie
     within it are decided by the whole weights.
     The states are the same, bit for bit.
     """

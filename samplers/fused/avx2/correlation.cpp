@@ -10,8 +10,13 @@ constexpr int kBelow = 6;    // columns of the binary rows whose sums are in reg
 constexpr int kVectors = 2;  // vectors of 8 columns of the others
 constexpr int kChunk = 64;   // groups whose products add up to 16 bits
 
-// Signed states as bytes, four rows together: (groups of rows, columns, 4). Rows from `half` on count negatively.
-void pack_states(const Correlated& job, int64_t first, int64_t last, int32_t* packed, int64_t width) {
+// Six columns of signed states as bytes, four rows together.
+struct States {
+  int32_t four[kBelow];
+};
+
+// The states of all columns, (blocks of columns, groups of rows). Rows from `half` on count negatively.
+void pack_states(const Correlated& job, int64_t first, int64_t last, States* packed, int64_t groups) {
   for (int64_t group = first; group < last; ++group)
     for (int64_t column = 0; column < job.below; column += kLanes) {
       __m256i four = _mm256_setzero_si256();
@@ -22,7 +27,12 @@ void pack_states(const Correlated& job, int64_t first, int64_t last, int32_t* pa
         const __m256i byte = _mm256_set1_epi32(static_cast<int>((row < job.half ? 1u : 255u) << 8 * k));
         four = _mm256_or_si256(four, _mm256_and_si256(_mm256_castps_si256(on), byte));
       }
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(packed + group * width + column), four);
+      alignas(32) int32_t eight[kLanes];
+      _mm256_store_si256(reinterpret_cast<__m256i*>(eight), four);
+      for (uint32_t k = 0; k < kLanes; ++k) {
+        const uint32_t place = column + k;
+        packed[place / kBelow * groups + group].four[place % kBelow] = eight[k];
+      }
     }
 }
 
@@ -43,36 +53,49 @@ void pack_levels(const Correlated& job, int64_t first, int64_t last, __m256i* pa
     }
 }
 
-// The sums of kSome rows and 8 · kVectors columns of the result. Not inlined: it needs every register.
-template <int kSome>
-__attribute__((noinline)) void products(const int32_t* states, int64_t width, const __m256i* levels, int64_t groups,
+// Sums of one column of states with two vectors of columns of the others: of two rows each in 16 bits, 510 at most a group.
+struct Sums {
+  __m256i one{}, two{};
+
+  void add(__m256i levels, __m256i more, int32_t states) {
+    const __m256i x = _mm256_set1_epi32(states);
+    one = _mm256_add_epi16(one, _mm256_maddubs_epi16(levels, x));
+    two = _mm256_add_epi16(two, _mm256_maddubs_epi16(more, x));
+    // One column after the other: GCC else multiplies all of them first, for which there are no registers.
+    asm volatile("" : "+x"(one), "+x"(two));
+  }
+
+  void add_to(__m256i* total) const {
+    const __m256i ones = _mm256_set1_epi16(1);
+    total[0] = _mm256_add_epi32(total[0], _mm256_madd_epi16(one, ones));
+    total[1] = _mm256_add_epi32(total[1], _mm256_madd_epi16(two, ones));
+  }
+};
+
+// The sums of kBelow rows and 8 · kVectors columns of the result. Not inlined: it needs every register.
+__attribute__((noinline)) void products(const States* states, const __m256i* levels, int64_t groups,
                                         __m256i (*total)[kVectors]) {
-#pragma GCC unroll 6
-  for (int b = 0; b < kSome; ++b) total[b][0] = total[b][1] = _mm256_setzero_si256();
+  for (int b = 0; b < kBelow; ++b) total[b][0] = total[b][1] = _mm256_setzero_si256();
   for (int64_t first = 0; first < groups; first += kChunk) {
-    // Sums of two rows each in 16 bits: 510 at most from a group.
-    __m256i sums[kSome][kVectors];
-#pragma GCC unroll 6
-    for (int b = 0; b < kSome; ++b) sums[b][0] = sums[b][1] = _mm256_setzero_si256();
+    Sums a, b, c, d, e, f;
     for (int64_t g = first; g < std::min(first + kChunk, groups); ++g) {
-      const __m256i some[kVectors] = {levels[g], levels[groups + g]};
-#pragma GCC unroll 6
-      for (int b = 0; b < kSome; ++b) {
-        const __m256i x = _mm256_set1_epi32(states[g * width + b]);
-#pragma GCC unroll 2
-        for (int v = 0; v < kVectors; ++v) sums[b][v] = _mm256_add_epi16(sums[b][v], _mm256_maddubs_epi16(some[v], x));
-      }
+      const __m256i some = levels[g], more = levels[groups + g];
+      const int32_t* x = states[g].four;
+      a.add(some, more, x[0]);
+      b.add(some, more, x[1]);
+      c.add(some, more, x[2]);
+      d.add(some, more, x[3]);
+      e.add(some, more, x[4]);
+      f.add(some, more, x[5]);
     }
-#pragma GCC unroll 6
-    for (int b = 0; b < kSome; ++b)
-#pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v)
-        total[b][v] = _mm256_add_epi32(total[b][v], _mm256_madd_epi16(sums[b][v], _mm256_set1_epi16(1)));
+    a.add_to(total[0]);
+    b.add_to(total[1]);
+    c.add_to(total[2]);
+    d.add_to(total[3]);
+    e.add_to(total[4]);
+    f.add_to(total[5]);
   }
 }
-
-using Products = void (*)(const int32_t*, int64_t, const __m256i*, int64_t, __m256i (*)[kVectors]);
-constexpr Products kProducts[kBelow] = {products<1>, products<2>, products<3>, products<4>, products<5>, products<6>};
 
 }  // namespace
 
@@ -82,17 +105,17 @@ extern "C" {
 void correlate(const Correlated* given, int64_t threads) {
   const Correlated& job = *given;
   const int64_t groups = (job.rows + kRows - 1) / kRows, blocks = (job.above + kLanes - 1) / kLanes;
-  const int64_t width = round_up(job.below, kLanes);
-  // Kept between calls, since fresh memory is slow. Blocks more than there are, since some are always read together.
-  static thread_local std::vector<int32_t> all_states;
+  // Kept between calls, since fresh memory is slow. Blocks more than there are, since some are always written or read
+  // together.
+  static thread_local std::vector<States> all_states;
   static thread_local std::vector<__m256i> all_levels;
-  all_states.resize(groups * width);
+  all_states.resize(((job.below + kLanes) / kBelow + 1) * groups);
   all_levels.resize((blocks + kVectors) * groups);
-  int32_t* const states = all_states.data();
+  States* const states = all_states.data();
   __m256i* const levels = all_levels.data();
   spread(threads, [&](int64_t worker) {
     const int64_t first = worker * groups / threads, last = (worker + 1) * groups / threads;
-    pack_states(job, first, last, states, width);
+    pack_states(job, first, last, states, groups);
     pack_levels(job, first, last, levels, groups);
   });
   const __m256 unit = _mm256_set1_ps(job.scale);
@@ -101,7 +124,7 @@ void correlate(const Correlated* given, int64_t threads) {
     for (int64_t block = worker * kVectors; block < blocks; block += threads * kVectors)
       for (int64_t row = 0; row < job.below; row += kBelow) {
         const int64_t some = std::min<int64_t>(kBelow, job.below - row);
-        kProducts[some - 1](states + row, width, levels + block * groups, groups, total);
+        products(states + row / kBelow * groups, levels + block * groups, groups, total);
         for (int64_t b = 0; b < some; ++b)
           for (int64_t v = 0; v < std::min<int64_t>(kVectors, blocks - block); ++v) {
             const int64_t column = (block + v) * kLanes, valid = job.above - column;

@@ -6,24 +6,12 @@ namespace {
 
 constexpr float kLargest = 65'500;  // of a group's sizes in steps, below what rounding may add up to
 
-// One output as it is prepared: its weights in steps, and the negative sums of every group.
-struct Row {
-  int16_t* digit;
-  int32_t* below;
-};
-
-// Whole lines of memory, with room for what eight weights at once write beyond the last.
-inline int64_t row_inputs(int64_t groups) { return round_up(groups * kFour, 32) + 32; }
-inline int64_t row_size(int64_t groups) { return row_inputs(groups) / 2 + row_inputs(groups) / kFour; }
-
-inline Row row_of(void* packed, int64_t groups, int64_t output) {
-  int32_t* row = static_cast<int32_t*>(packed) + output * row_size(groups);
-  return {reinterpret_cast<int16_t*>(row), row + row_inputs(groups) / 2};
-}
+// Two groups are written at once, whose second may lie beyond the last.
+inline int64_t row_size(int64_t groups) { return groups + 1; }
 
 inline void sum_steps(const Part& part, int64_t output, int column) {
-  const Row row = row_of(const_cast<void*>(part.job.weight), part.job.groups, output);
-  sum_digits(part, {row.digit, row.below, 0}, column, true);
+  const auto* groups = static_cast<const Halves*>(part.job.weight) + output * row_size(part.job.groups);
+  sum_digits(part, {groups, 0, false}, column, true);
 }
 
 // A matrix by rows, whichever of its two sides they are.
@@ -115,12 +103,8 @@ void round_outputs(const Weight* weights, int64_t num, int64_t output, int64_t o
         for (int64_t k = 0; k < some; ++k) eight[k] = steps(first + k * weight.output_stride, weight.inputs - i, inverse);
       }
       for (int64_t k = 0; k < some; ++k) {
-        const Row row = row_of(packed, groups, output + k);
-        // Sums of pairs, then of both pairs of a group.
-        const __m128i pairs = _mm_madd_epi16(_mm_min_epi16(eight[k], _mm_setzero_si128()), _mm_set1_epi16(1));
-        const __m128i below = _mm_hadd_epi32(pairs, pairs);
-        _mm_storel_epi64(reinterpret_cast<__m128i*>(row.below + (begin + i) / kFour), below);
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(row.digit + begin + i), eight[k]);
+        Halves* row = static_cast<Halves*>(packed) + (output + k) * row_size(groups);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(row + (begin + i) / kFour), halves(eight[k]));
       }
     }
     begin += round_up(weight.inputs, kFour);
@@ -135,7 +119,7 @@ extern "C" {
 int64_t sliced_inputs() { return kFour; }
 
 // Bytes for the prepared weights.
-int64_t sliced_room(int64_t outputs, int64_t groups) { return outputs * row_size(groups) * sizeof(int32_t); }
+int64_t sliced_room(int64_t outputs, int64_t groups) { return outputs * row_size(groups) * sizeof(Halves); }
 
 // Rounds weights to whole steps of one size, the same for a matrix and its transpose. One of the two strides of every
 // matrix is 1.
@@ -163,5 +147,5 @@ void sliced_prepare(const Weight* weights, int64_t num, int64_t outputs, int64_t
 
 void sliced_field(const Job* job, int64_t threads) { fields(*job, threads, sum_steps); }
 
-void sliced_draw(const Job* job, uint64_t seed, int64_t threads) { draws(*job, seed, threads, sum_steps, decide_all); }
+void sliced_draw(const Job* job, uint64_t seed, int64_t threads) { draws(*job, seed, threads, sum_steps); }
 }

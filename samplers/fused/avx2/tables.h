@@ -15,11 +15,16 @@ constexpr int kChunk = 256;  // groups of which bytes add up to 16 bits; their t
 // The byte of a block in which one of its chains has its inputs, so that sums come out in order.
 inline int place(int chain) { return 2 * (chain & 3) + 16 * (chain >> 2 & 1) + 8 * (chain >> 3 & 1) + (chain >> 4); }
 
-// The weights of one output in whole numbers of 2^shift.
+// Four weights as the two halves of their table: sums of the first two inputs in each of their states, then of the other two,
+// both from the lowest sum on.
+using Halves = __m128i;
+
+// The weights of one output in whole numbers of 2^shift. Those of a group add up to less than 2^16 in size, or less than 2^14
+// if groups are to be `paired`: bytes of 7 bits, of which two add up to a byte.
 struct Digits {
-  const int16_t* weight;  // (groups, 4), modulo 2^16: what counts is that no group's sizes add up to more than 2^16 - 1
-  const int32_t* below;   // of every group the sum of its negative weights
+  const Halves* groups;
   int shift;
+  bool paired;
 };
 
 // What one part of the chains needs. It is kept between calls, since fresh memory is slow.
@@ -28,7 +33,7 @@ struct Scratch {
   std::vector<__m256i> sums;    // (columns, chains)
   std::vector<uint32_t> drawn;  // (blocks, outputs): one bit a chain
   std::vector<uint8_t> bits;
-  __m256i table[kChunk];
+  __m256i table[kChunk + 1];
 };
 
 // Some chains, and of the outputs those from `begin` to `end`.
@@ -73,30 +78,42 @@ inline void pack(const Part& part) {
   }
 }
 
-// The tables of some groups, low bytes before high bytes; the sums are counted from that of the negative weights on.
-inline void build(const Digits& digits, int64_t first, int64_t count, __m256i* table) {
-  const __m256i m0 = _mm256_set1_epi32(static_cast<int>(0xFFFF0000)), m1 = _mm256_set1_epi64x(-(int64_t{1} << 32));
-  const __m256i m2 = _mm256_setr_epi64x(0, -1, 0, -1), m3 = _mm256_setr_epi64x(0, 0, -1, -1);
-  const __m256i low = _mm256_set1_epi16(255);
-  const int16_t* weight = digits.weight + first * kFour;
-  for (int64_t g = 0; g < count; ++g, weight += kFour) {
-    const __m256i a = _mm256_and_si256(m0, _mm256_set1_epi16(weight[0]));
-    const __m256i b = _mm256_and_si256(m1, _mm256_set1_epi16(weight[1]));
-    const __m256i c = _mm256_and_si256(m2, _mm256_set1_epi16(weight[2]));
-    const __m256i d = _mm256_and_si256(m3, _mm256_set1_epi16(weight[3]));
-    const __m256i below = _mm256_set1_epi16(static_cast<int16_t>(digits.below[first + g]));
-    const __m256i sums = _mm256_sub_epi16(_mm256_add_epi16(_mm256_add_epi16(a, b), _mm256_add_epi16(c, d)), below);
-    const __m256i bytes = _mm256_packus_epi16(_mm256_and_si256(sums, low), _mm256_srli_epi16(sums, 8));
-    table[g] = _mm256_permute4x64_epi64(bytes, 0xD8);
-  }
+// The halves of two groups' tables from their eight weights, 16 bits and a sign each.
+inline __m256i halves(__m128i weights) {
+  const __m256i both = _mm256_permute4x64_epi64(_mm256_castsi128_si256(weights), 0x50);
+  const __m256i first = _mm256_broadcastsi128_si256(_mm_setr_epi8(-1, -1, 0, 1, -1, -1, 0, 1, -1, -1, 4, 5, -1, -1, 4, 5));
+  const __m256i second = _mm256_broadcastsi128_si256(_mm_setr_epi8(-1, -1, -1, -1, 2, 3, 2, 3, -1, -1, -1, -1, 6, 7, 6, 7));
+  const __m256i spread = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 0, 1, 0, 1, 0, 1, 4, 5, 4, 5, 4, 5, 4, 5));
+  const __m256i lowest = _mm256_madd_epi16(_mm256_min_epi16(both, _mm256_setzero_si256()), _mm256_set1_epi16(1));
+  const __m256i sums = _mm256_add_epi16(_mm256_shuffle_epi8(both, first), _mm256_shuffle_epi8(both, second));
+  return _mm256_sub_epi16(sums, _mm256_shuffle_epi8(lowest, spread));
 }
 
-// Sums over groups, of one block of chains: of pairs of bytes as one number, and of the odd bytes alone; of low bytes and high.
-struct Bytes {
-  __m256i pairs, odd;
+// The tables of some groups, low bytes before high bytes, and one of zeros. Returns what all sums were raised by.
+inline int64_t build(const Digits& digits, int64_t first, int64_t count, __m256i* table) {
+  const __m256i repeat = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7));
+  const __m256i stretch = _mm256_setr_epi8(8, 9, 8, 9, 8, 9, 8, 9, 10, 11, 10, 11, 10, 11, 10, 11, 12, 13, 12, 13, 12, 13,
+                                           12, 13, 14, 15, 14, 15, 14, 15, 14, 15);
+  const __m256i low = _mm256_set1_epi16(digits.paired ? 127 : 255);
+  const __m128i high = _mm_cvtsi32_si128(digits.paired ? 7 : 8), lowest = _mm_setr_epi32(0xFFFF, 0, 0xFFFF, 0);
+  __m128i raised = _mm_setzero_si128();
+  for (int64_t g = 0; g < count; ++g) {
+    const Halves half = digits.groups[first + g];
+    const __m256i both = _mm256_broadcastsi128_si256(half);
+    const __m256i sums = _mm256_add_epi16(_mm256_shuffle_epi8(both, repeat), _mm256_shuffle_epi8(both, stretch));
+    const __m256i bytes = _mm256_packus_epi16(_mm256_and_si256(sums, low), _mm256_srl_epi16(sums, high));
+    table[g] = _mm256_permute4x64_epi64(bytes, 0xD8);
+    raised = _mm_add_epi32(raised, _mm_and_si128(half, lowest));
+  }
+  table[count] = _mm256_setzero_si256();
+  return int64_t{static_cast<uint32_t>(_mm_extract_epi32(raised, 0))} + static_cast<uint32_t>(_mm_extract_epi32(raised, 2));
+}
 
-  void add(__m256i table, __m256i index) {
-    const __m256i found = _mm256_shuffle_epi8(table, index);
+// Sums over groups, of one block of chains: of pairs of bytes as one number, and of the odd bytes alone.
+struct Bytes {
+  __m256i pairs{}, odd{};
+
+  void add(__m256i found) {
     pairs = _mm256_add_epi16(pairs, found);
     odd = _mm256_add_epi16(odd, _mm256_srli_epi16(found, 8));
     // One after the other: GCC else looks up all blocks first, for which there are no registers.
@@ -106,14 +123,21 @@ struct Bytes {
   __m256i even() const { return _mm256_sub_epi16(pairs, _mm256_slli_epi16(odd, 8)); }
 };
 
-struct Sums {
-  Bytes low{}, high{};
+// Where sums over some groups go.
+struct Total {
+  __m128i shift;
+  __m128i high;          // bits of a low byte
+  const __m256i* start;  // what to add them to, if not to what is there
+};
 
-  // In the order of `place`; to what is there, or to `start` if there is one.
-  void add_to(__m256i* total, __m128i shift, const __m256i* start) const {
+struct Sums {
+  Bytes low, high;
+
+  // In the order of `place`.
+  void add_to(__m256i* sums, const Total& total) const {
     const auto add = [&](int v, __m256i low, __m256i high) {
-      const __m256i sum = _mm256_add_epi32(low, _mm256_slli_epi32(high, 8));
-      total[v] = _mm256_add_epi32(start ? *start : total[v], _mm256_sll_epi32(sum, shift));
+      const __m256i sum = _mm256_sll_epi32(_mm256_add_epi32(low, _mm256_sll_epi32(high, total.high)), total.shift);
+      sums[v] = _mm256_add_epi32(total.start ? *total.start : sums[v], sum);
     };
     const __m256i zero = _mm256_setzero_si256();
     add(0, _mm256_unpacklo_epi16(low.even(), zero), _mm256_unpacklo_epi16(high.even(), zero));
@@ -123,62 +147,87 @@ struct Sums {
   }
 };
 
-// Adds what `count` groups put into one output of some blocks of chains. Not inlined: it needs every register, and sums
-// that are named one by one stay in them.
-template <int kSome>
-__attribute__((noinline)) void accumulate(const __m256i* table, const __m256i* index, int64_t stride, int64_t count,
-                                          int shift, const __m256i* start, __m256i* total) {
-  Sums a, b, c;
-  for (int64_t g = 0; g < count; ++g, ++index) {
-    const __m128i* halves = reinterpret_cast<const __m128i*>(table + g);
-    const __m256i low = _mm256_broadcastsi128_si256(halves[0]), high = _mm256_broadcastsi128_si256(halves[1]);
-    a.low.add(low, index[0]);
-    a.high.add(high, index[0]);
-    if constexpr (kSome > 1) {
-      b.low.add(low, index[stride]);
-      b.high.add(high, index[stride]);
-    }
-    if constexpr (kSome > 2) {
-      c.low.add(low, index[2 * stride]);
-      c.high.add(high, index[2 * stride]);
-    }
-  }
-  const __m128i by = _mm_cvtsi32_si128(shift);
-  constexpr int kVectors = kBlock / kLanes;
-  a.add_to(total, by, start);
-  if constexpr (kSome > 1) b.add_to(total + kVectors, by, start);
-  if constexpr (kSome > 2) c.add_to(total + 2 * kVectors, by, start);
+// What one or two groups put into a block of chains.
+template <bool kPaired>
+inline __m256i look_up(const __m128i* half, const __m256i* index) {
+  const __m256i found = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(half[0]), index[0]);
+  if constexpr (!kPaired) return found;
+  return _mm256_add_epi8(found, _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(half[2]), index[1]));
 }
 
-using Accumulate = void (*)(const __m256i*, const __m256i*, int64_t, int64_t, int, const __m256i*, __m256i*);
-constexpr Accumulate kAccumulate[kTile] = {accumulate<1>, accumulate<2>, accumulate<3>};
+// Adds what `count` groups put into one output of some blocks of chains. Not inlined: it needs every register, and sums
+// that are named one by one stay in them.
+template <int kSome, bool kPaired>
+__attribute__((noinline)) void accumulate(const __m256i* table, const __m256i* index, int64_t stride, int64_t count,
+                                          const Total& total, __m256i* sums) {
+  Sums a, b, c;
+  constexpr int kStep = kPaired ? 2 : 1;
+  for (int64_t g = 0; g < count; g += kStep, index += kStep) {
+    const __m128i* half = reinterpret_cast<const __m128i*>(table + g);
+    a.low.add(look_up<kPaired>(half, index));
+    if constexpr (kSome > 1) b.low.add(look_up<kPaired>(half, index + stride));
+    if constexpr (kSome > 2) c.low.add(look_up<kPaired>(half, index + 2 * stride));
+    a.high.add(look_up<kPaired>(half + 1, index));
+    if constexpr (kSome > 1) b.high.add(look_up<kPaired>(half + 1, index + stride));
+    if constexpr (kSome > 2) c.high.add(look_up<kPaired>(half + 1, index + 2 * stride));
+  }
+  constexpr int kVectors = kBlock / kLanes;
+  a.add_to(sums, total);
+  if constexpr (kSome > 1) b.add_to(sums + kVectors, total);
+  if constexpr (kSome > 2) c.add_to(sums + 2 * kVectors, total);
+}
+
+using Accumulate = void (*)(const __m256i*, const __m256i*, int64_t, int64_t, const Total&, __m256i*);
+constexpr Accumulate kAccumulate[2][kTile] = {{accumulate<1, false>, accumulate<2, false>, accumulate<3, false>},
+                                              {accumulate<1, true>, accumulate<2, true>, accumulate<3, true>}};
 
 // The sums of one output's digits over all inputs, for all chains of a part; the first digits, or added to what is there.
 inline void sum_digits(const Part& part, const Digits& digits, int column, bool first) {
   const int64_t groups = part.job.groups;
-  uint32_t below = 0;
-  for (int64_t g = 0; g < groups; ++g) below += digits.below[g];
   __m256i* sums = part.sums(column);
-  const __m256i negative = _mm256_set1_epi32(static_cast<int>(below << digits.shift));
-  if (!first)
-    for (int64_t k = 0; k < part.vectors(); ++k) sums[k] = _mm256_add_epi32(sums[k], negative);
   for (int64_t g = 0; g < groups; g += kChunk) {
     const int64_t some = std::min<int64_t>(kChunk, groups - g);
-    const __m256i* start = first && g == 0 ? &negative : nullptr;
-    build(digits, g, some, part.scratch.table);
+    const int64_t raised = build(digits, g, some, part.scratch.table);
+    const __m256i lowest = _mm256_set1_epi32(static_cast<int>(static_cast<uint32_t>(-raised) << digits.shift));
+    const bool fresh = first && g == 0;
+    if (!fresh)
+      for (int64_t k = 0; k < part.vectors(); ++k) sums[k] = _mm256_add_epi32(sums[k], lowest);
+    const Total total{_mm_cvtsi32_si128(digits.shift), _mm_cvtsi32_si128(digits.paired ? 7 : 8), fresh ? &lowest : nullptr};
     for (int64_t block = 0; block < part.blocks; block += kTile)
-      kAccumulate[std::min<int64_t>(kTile, part.blocks - block) - 1](
-          part.scratch.table, &part.scratch.index[block * groups + g], groups, some, digits.shift, start,
+      kAccumulate[digits.paired][std::min<int64_t>(kTile, part.blocks - block) - 1](
+          part.scratch.table, &part.scratch.index[block * groups + g], groups, some, total,
           sums + block * kBlock / kLanes);
   }
 }
 
-// The field of one output of 8 chains.
-inline __m256 field_of(const Job& job, int64_t output, __m256i sum, __m256 beta) {
-  const __m256 input =
-      _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_set1_ps(job.scale[output]), _mm256_set1_ps(job.slope[output]));
-  return _mm256_fmadd_ps(beta, input, _mm256_set1_ps(job.base[output]));
-}
+// What the fields of four outputs need beside sums.
+struct Columns {
+  __m256 scale[kColumns], slope[kColumns], base[kColumns];
+
+  Columns(const Part& part, int64_t first) {
+    for (int column = 0; column < kColumns; ++column) {
+      const int64_t output = part.output(first + column);
+      scale[column] = _mm256_set1_ps(part.job.scale[output]);
+      slope[column] = _mm256_set1_ps(part.job.slope[output]);
+      base[column] = _mm256_set1_ps(part.job.base[output]);
+    }
+  }
+
+  __m256 field(int column, __m256i sum, __m256 beta) const {
+    return _mm256_fmadd_ps(beta, _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale[column], slope[column]), base[column]);
+  }
+
+  // One bit a chain.
+  uint32_t state(int column, __m256i sum, __m256i word, __m256 beta) const {
+    return _mm256_movemask_ps(weigh(field(column, sum, beta), word).state);
+  }
+
+  // All four at once, since one alone would wait for its own arithmetic.
+  void decide(int64_t, __m256 beta, const __m256i* sums, const __m256i* words, uint32_t* states) const {
+#pragma GCC unroll 4
+    for (int column = 0; column < kColumns; ++column) states[column] = state(column, sums[column], words[column], beta);
+  }
+};
 
 // Four fields of 8 chains into their rows.
 inline void write_fields(const __m256 fields[kColumns], float* out, int64_t stride, int64_t rows, int64_t columns) {
@@ -210,22 +259,22 @@ inline void write_states(const Part& part) {
   }
 }
 
-// Visits four outputs of 8 chains after the other: visit(part, output, chain in the part, β of the chains, sums of the outputs).
-// `sum(part, output, column)` makes the sums of one output.
-template <typename Sum, typename Visit>
-void visit_sums(const Part& part, Sum sum, Visit visit) {
+// Visits four outputs of 8 chains after the other: visit(columns, output, chain in the part, their β, sums of the outputs).
+// `sum(part, output, column)` makes the sums of one output; `open(part, output)` the columns from an output on.
+template <typename Sum, typename Open, typename Visit>
+void visit_sums(const Part& part, Sum sum, Open open, Visit visit) {
   Scratch& scratch = part.scratch;
-  scratch.index.resize(part.blocks * part.job.groups);
+  scratch.index.resize(part.blocks * part.job.groups + 1);
   scratch.sums.resize(kColumns * part.vectors());
   scratch.drawn.assign(part.blocks * part.row(), 0);
   pack(part);
   for (int64_t output = part.begin; output < part.end; output += kColumns) {
     for (int column = 0; column < kColumns; ++column) sum(part, part.output(output + column), column);
+    const auto columns = open(part, output);
     for (int64_t chain = 0; chain < part.count; chain += kLanes) {
       __m256i sums[kColumns];
-      for (int column = 0; column < kColumns; ++column)
-        sums[column] = part.sums(column)[chain / kLanes];
-      visit(part, output, chain, load_some(part.job.beta + part.first + chain, part.count - chain), sums);
+      for (int column = 0; column < kColumns; ++column) sums[column] = part.sums(column)[chain / kLanes];
+      visit(columns, output, chain, load_some(part.job.beta + part.first + chain, part.count - chain), sums);
     }
   }
 }
@@ -242,43 +291,40 @@ void run_parts(const Job& job, int64_t threads, Work work) {
 // The fields of all outputs into their rows.
 template <typename Sum>
 void fields(const Job& job, int64_t threads, Sum sum) {
+  const auto open = [](const Part& part, int64_t output) { return Columns(part, output); };
   run_parts(job, threads, [&](const Part& part) {
-    visit_sums(part, sum, [&](const Part&, int64_t output, int64_t chain, __m256 beta, const __m256i* sums) {
-      __m256 values[kColumns];
-      for (int column = 0; column < kColumns; ++column)
-        values[column] = field_of(job, part.output(output + column), sums[column], beta);
-      write_fields(values, job.out + (part.first + chain) * job.outputs + output, job.outputs,
-                   std::min<int64_t>(kLanes, part.count - chain), part.end - output);
-    });
+    visit_sums(part, sum, open,
+               [&](const Columns& columns, int64_t output, int64_t chain, __m256 beta, const __m256i* sums) {
+                 __m256 values[kColumns];
+                 for (int column = 0; column < kColumns; ++column)
+                   values[column] = columns.field(column, sums[column], beta);
+                 write_fields(values, job.out + (part.first + chain) * job.outputs + output, job.outputs,
+                              std::min<int64_t>(kLanes, part.count - chain), part.end - output);
+               });
   });
 }
 
-// States of all outputs. decide(part, output, chain, beta, sums, words, states) gives those of four outputs of 8 chains, one
-// bit a chain: all four at once, since one alone would wait for its own arithmetic.
-template <typename Sum, typename Decide>
-void draws(const Job& job, uint64_t seed, int64_t threads, Sum sum, Decide decide) {
+// States of all outputs: columns.decide(chain, beta, sums, words, states) gives those of four outputs of 8 chains, one bit a
+// chain.
+template <typename Sum, typename Open>
+void draws(const Job& job, uint64_t seed, int64_t threads, Sum sum, Open open) {
   const Key key = expand(seed);
   run_parts(job, threads, [&](const Part& part) {
-    visit_sums(part, sum, [&](const Part&, int64_t output, int64_t chain, __m256 beta, const __m256i* sums) {
-      __m256i words[kColumns];
-      random_words(key, part.first + chain, output / kColumns, words);
-      uint32_t states[kColumns];
-      decide(part, output, chain, beta, sums, words, states);
-      uint32_t* drawn = &part.scratch.drawn[chain / kBlock * part.row() + output - part.begin];
-      for (int column = 0; column < kColumns; ++column) drawn[column] |= states[column] << chain % kBlock;
-    });
+    visit_sums(part, sum, open,
+               [&](const auto& columns, int64_t output, int64_t chain, __m256 beta, const __m256i* sums) {
+                 __m256i words[kColumns];
+                 random_words(key, part.first + chain, output / kColumns, words);
+                 uint32_t states[kColumns];
+                 columns.decide(chain, beta, sums, words, states);
+                 uint32_t* drawn = &part.scratch.drawn[chain / kBlock * part.row() + output - part.begin];
+                 for (int column = 0; column < kColumns; ++column) drawn[column] |= states[column] << chain % kBlock;
+               });
     write_states(part);
   });
 }
 
-// The states that fields from these sums decide, one bit a chain.
-inline uint32_t decided(const Job& job, int64_t output, __m256i sum, __m256i word, __m256 beta) {
-  return _mm256_movemask_ps(weigh(field_of(job, output, sum, beta), word).state);
-}
-
-inline void decide_all(const Part& part, int64_t output, int64_t, __m256 beta, const __m256i* sums, const __m256i* words,
-                       uint32_t* states) {
-#pragma GCC unroll 4
-  for (int column = 0; column < kColumns; ++column)
-    states[column] = decided(part.job, part.output(output + column), sums[column], words[column], beta);
+// Decides by the sums as they are.
+template <typename Sum>
+void draws(const Job& job, uint64_t seed, int64_t threads, Sum sum) {
+  draws(job, seed, threads, sum, [](const Part& part, int64_t output) { return Columns(part, output); });
 }
