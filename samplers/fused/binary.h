@@ -11,8 +11,9 @@
 
 #include "jobs.h"
 
-constexpr int kLanes = 16;  // numbers a vector
-constexpr int kFive = 5;    // inputs a group of look-ups, of which every source fills whole ones
+constexpr int kLanes = 16;          // numbers a vector
+constexpr int kWidth = 2 * kLanes;  // outputs that no two threads share
+constexpr int kFive = 5;            // inputs a group of look-ups, of which every source fills whole ones
 constexpr int64_t kRoom = 192 << 10;  // groups of inputs of single chains in a part
 
 // The first lanes, at most 16.
@@ -126,4 +127,22 @@ inline __m512 softplus(__m512 field) {
   for (float c : {2.0f / 11, 2.0f / 9, 2.0f / 7, 2.0f / 5, 2.0f / 3, 2.0f})
     p = _mm512_fmadd_ps(p, square, _mm512_set1_ps(c));
   return _mm512_fmadd_ps(p, s, _mm512_max_ps(field, _mm512_setzero_ps()));
+}
+
+// Deals the chains in parts of whole `unit`s to threads: part(first chain, their number, first output, end of the outputs).
+// A part has at most `room` groups of inputs of single chains, to stay in the second-level cache.
+template <typename Part>
+void deal(const Job& job, int64_t unit, int64_t room, int64_t threads, Part part) {
+  const int64_t parts = (job.chains * job.groups + room - 1) / room;
+  const int64_t size = ((job.chains + parts - 1) / parts + unit - 1) / unit * unit;
+  // Where chains are few, threads share the outputs rather than read all weights.
+  const int64_t ranges = parts < threads ? threads : 1;
+  const int64_t width = ((job.outputs + ranges - 1) / ranges + kWidth - 1) / kWidth * kWidth;
+  spread(threads, [&](int64_t worker) {
+    for (int64_t task = worker; task < parts * ranges; task += threads) {
+      const int64_t first = task / ranges * size, begin = task % ranges * width;
+      if (first < job.chains && begin < job.outputs)
+        part(first, std::min(size, job.chains - first), begin, std::min(begin + width, job.outputs));
+    }
+  });
 }

@@ -138,8 +138,8 @@ class LookupConditional(_CpuPass):
     inputs, and its conversion to float32 by 2⁻²⁴ of its size: no more than a float32 product. States other than 0 count as 1.
 
     Draws need no such sums as a rule. A part of every weight, its leading 14 or 16 bits with AVX2, a byte where an AVX-512
-    processor multiplies bytes, gives a field and a bound of its error, whatever the states; the few states whose random numbers lie
-    within it are decided by the whole weights.
+    processor multiplies bytes, gives a field and a bound of its error, whatever the states; the few states whose random numbers
+    lie within it are decided by the whole weights.
     The states are the same, bit for bit.
     """
 

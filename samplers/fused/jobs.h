@@ -1,10 +1,9 @@
-// What the kernels of binary layers take, and how their work is dealt to threads; whatever the instructions.
+// What the kernels of binary layers take, and how work is spread over threads; whatever the instructions.
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
-
-constexpr int kWidth = 32;  // outputs that no two threads share
 
 struct Source {
   const float* states;
@@ -40,20 +39,14 @@ void spread(int64_t threads, Work work) {
   for (int64_t worker = 0; worker < threads; ++worker) work(worker);
 }
 
-// Deals the chains in parts of whole `unit`s to threads: part(first chain, their number, first output, end of the outputs).
-// A part has at most `room` groups of inputs of single chains, to stay in the second-level cache.
-template <typename Part>
-void deal(const Job& job, int64_t unit, int64_t room, int64_t threads, Part part) {
-  const int64_t parts = (job.chains * job.groups + room - 1) / room;
-  const int64_t size = ((job.chains + parts - 1) / parts + unit - 1) / unit * unit;
-  // Where chains are few, threads share the outputs rather than read all weights.
-  const int64_t ranges = parts < threads ? threads : 1;
-  const int64_t width = ((job.outputs + ranges - 1) / ranges + kWidth - 1) / kWidth * kWidth;
-  spread(threads, [&](int64_t worker) {
-    for (int64_t task = worker; task < parts * ranges; task += threads) {
-      const int64_t first = task / ranges * size, begin = task % ranges * width;
-      if (first < job.chains && begin < job.outputs)
-        part(first, std::min(size, job.chains - first), begin, std::min(begin + width, job.outputs));
-    }
+// Runs work(begin, end) for ranges of `unit`s that cover 0 to `size`, each by the thread that is free first.
+template <typename Work>
+void share(int64_t size, int64_t unit, int64_t threads, Work work) {
+  // Several ranges a thread: one may lose its core for a while.
+  const int64_t width = std::max<int64_t>(size / (4 * threads) / unit, 1) * unit;
+  std::atomic<int64_t> next{0};
+  spread(threads, [&](int64_t) {
+    for (int64_t begin = next.fetch_add(width); begin < size; begin = next.fetch_add(width))
+      work(begin, std::min(begin + width, size));
   });
 }

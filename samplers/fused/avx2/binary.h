@@ -15,7 +15,8 @@
 constexpr int kLanes = 8;   // numbers a vector
 constexpr int kFour = 4;    // inputs a group, of which every source fills whole ones
 constexpr int kBlock = 32;  // chains a vector of bytes
-constexpr int64_t kRoom = 256 << 10;  // groups of inputs of single chains in a part
+constexpr int kWidth = 16;  // outputs that no two threads share
+constexpr int64_t kRoom = 256 << 10;  // groups of inputs of single chains in a part, for the second-level cache
 
 inline int64_t round_up(int64_t size, int64_t unit) { return (size + unit - 1) / unit * unit; }
 

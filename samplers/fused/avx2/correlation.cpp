@@ -113,15 +113,14 @@ void correlate(const Correlated* given, int64_t threads) {
   all_levels.resize((blocks + kVectors) * groups);
   States* const states = all_states.data();
   __m256i* const levels = all_levels.data();
-  spread(threads, [&](int64_t worker) {
-    const int64_t first = worker * groups / threads, last = (worker + 1) * groups / threads;
+  share(groups, 1, threads, [&](int64_t first, int64_t last) {
     pack_states(job, first, last, states, groups);
     pack_levels(job, first, last, levels, groups);
   });
   const __m256 unit = _mm256_set1_ps(job.scale);
-  spread(threads, [&](int64_t worker) {
+  share(blocks, kVectors, threads, [&](int64_t begin, int64_t end) {
     __m256i total[kBelow][kVectors];
-    for (int64_t block = worker * kVectors; block < blocks; block += threads * kVectors)
+    for (int64_t block = begin; block < end; block += kVectors)
       for (int64_t row = 0; row < job.below; row += kBelow) {
         const int64_t some = std::min<int64_t>(kBelow, job.below - row);
         products(states + row / kBelow * groups, levels + block * groups, groups, total);

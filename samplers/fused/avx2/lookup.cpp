@@ -80,7 +80,7 @@ int32_t exact_sum(const Part& part, int64_t output, int64_t chain) {
     return all;
   }();
   const int64_t groups = part.job.groups;
-  const auto* states = reinterpret_cast<const uint8_t*>(&part.scratch.index[chain / kBlock * groups]) + place(chain % kBlock);
+  const auto* states = reinterpret_cast<const uint8_t*>(part.index + chain / kBlock * groups) + place(chain % kBlock);
   const int32_t* whole = row_of(part.job, output);
   __m128i sum = _mm_setzero_si128();
   for (int64_t g = 0; g < groups; ++g) {

@@ -86,28 +86,34 @@ inline void transpose(__m128i v[8]) {
   }
 }
 
-// Rounds the weights to 8 outputs.
-void round_outputs(const Weight* weights, int64_t num, int64_t output, int64_t outputs, int64_t groups, __m256 inverse,
-                   void* packed) {
-  const int64_t some = std::min<int64_t>(8, outputs - output);
-  for (int64_t w = 0, begin = 0; w < num; ++w) {
-    const Weight& weight = weights[w];
-    for (int64_t i = 0; i < weight.inputs; i += 8) {
-      const float* first = weight.data + i * weight.input_stride + output * weight.output_stride;
-      __m128i eight[8];
-      if (weight.output_stride == 1) {
-        for (int64_t k = 0; k < 8; ++k)
-          eight[k] = i + k < weight.inputs ? steps(first + k * weight.input_stride, some, inverse) : _mm_setzero_si128();
-        transpose(eight);
-      } else {
-        for (int64_t k = 0; k < some; ++k) eight[k] = steps(first + k * weight.output_stride, weight.inputs - i, inverse);
+// Eight weights to each of up to 8 outputs, a vector an output.
+inline void load(const Weight& weight, int64_t input, int64_t output, int64_t some, __m256 inverse, __m128i eight[8]) {
+  const float* first = weight.data + input * weight.input_stride + output * weight.output_stride;
+  if (weight.output_stride != 1) {
+    for (int64_t k = 0; k < some; ++k) eight[k] = steps(first + k * weight.output_stride, weight.inputs - input, inverse);
+    return;
+  }
+  for (int64_t k = 0; k < 8; ++k)
+    eight[k] = input + k < weight.inputs ? steps(first + k * weight.input_stride, some, inverse) : _mm_setzero_si128();
+  transpose(eight);
+}
+
+// Rounds the weights to the outputs from `begin` to `end`, 8 after the other for the same inputs: their weights may be
+// neighbours.
+void round_outputs(const Weight* weights, int64_t num, int64_t begin, int64_t end, int64_t groups, __m256 inverse,
+                   Halves* packed) {
+  for (int64_t w = 0, group = 0; w < num; ++w) {
+    for (int64_t i = 0; i < weights[w].inputs; i += 8)
+      for (int64_t output = begin; output < end; output += 8) {
+        const int64_t some = std::min<int64_t>(8, end - output);
+        __m128i eight[8];
+        load(weights[w], i, output, some, inverse, eight);
+        for (int64_t k = 0; k < some; ++k) {
+          Halves* row = packed + (output + k) * row_size(groups) + group + i / kFour;
+          _mm256_storeu_si256(reinterpret_cast<__m256i*>(row), halves(eight[k]));
+        }
       }
-      for (int64_t k = 0; k < some; ++k) {
-        Halves* row = static_cast<Halves*>(packed) + (output + k) * row_size(groups);
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(row + (begin + i) / kFour), halves(eight[k]));
-      }
-    }
-    begin += round_up(weight.inputs, kFour);
+    group += (weights[w].inputs + kFour - 1) / kFour;
   }
 }
 
@@ -139,9 +145,9 @@ void sliced_prepare(const Weight* weights, int64_t num, int64_t outputs, int64_t
   const float step = largest / kLargest;
   std::fill(scale, scale + outputs, step);
   const __m256 inverse = _mm256_set1_ps(step < 0x1p-126f ? 0 : 1 / step);
-  spread(threads, [&](int64_t worker) {
-    for (int64_t output = 8 * worker; output < outputs; output += 8 * threads)
-      round_outputs(weights, num, output, outputs, groups, inverse, packed);
+  share(outputs, kWidth, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t output = begin; output < end; output += kWidth)
+      round_outputs(weights, num, output, std::min(output + kWidth, end), groups, inverse, static_cast<Halves*>(packed));
   });
 }
 

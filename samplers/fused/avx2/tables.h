@@ -27,19 +27,18 @@ struct Digits {
   bool paired;
 };
 
-// What one part of the chains needs. It is kept between calls, since fresh memory is slow.
+// What one thread needs. It is kept between calls, since fresh memory is slow.
 struct Scratch {
-  std::vector<__m256i> index;   // (blocks, groups): the states of four inputs
   std::vector<__m256i> sums;    // (columns, chains)
   std::vector<uint32_t> drawn;  // (blocks, outputs): one bit a chain
-  std::vector<uint8_t> bits;
   __m256i table[kChunk + 1];
 };
 
 // Some chains, and of the outputs those from `begin` to `end`.
 struct Part {
   const Job& job;
-  int64_t first, count, begin, end, blocks;
+  const __m256i* index;  // (blocks, groups): the states of four inputs
+  int64_t first, count, blocks, begin, end;
   Scratch& scratch;
 
   __m256i* sums(int column) const { return &scratch.sums[column * vectors()]; }
@@ -48,33 +47,25 @@ struct Part {
   int64_t output(int64_t output) const { return std::min(output, job.outputs - 1); }
 };
 
-// The state of every group of four inputs, (blocks of 32 chains, groups).
-inline void pack(const Part& part) {
-  const Job& job = part.job;
-  int64_t begin = 0;
+// The state of every group of four inputs of up to 32 chains.
+inline void pack(const Job& job, int64_t first, int64_t chains, __m256i* index) {
+  static thread_local std::vector<uint8_t> bits;
   for (int64_t s = 0; s < job.num_sources; ++s) {
     const Source& source = job.sources[s];
-    const int64_t own = (source.size + kFour - 1) / kFour, bytes = (source.size + kLanes - 1) / kLanes;
-    auto& bits = part.scratch.bits;
-    bits.assign(bytes * kBlock, 0);
-    for (int64_t block = 0; block < part.blocks; ++block) {
-      const int64_t chains = std::min<int64_t>(kBlock, part.count - block * kBlock);
-      if (chains < kBlock) std::fill(bits.begin(), bits.end(), 0);
-      for (int64_t c = 0; c < chains; ++c) {
-        const float* x = source.states + (part.first + block * kBlock + c) * source.stride;
-        uint8_t* target = &bits[place(c)];
-        const int64_t whole = source.size / kLanes;
-        for (int64_t i = 0; i < whole; ++i) target[i * kBlock] = nonzero(_mm256_loadu_ps(x + i * kLanes));
-        if (whole < bytes) target[whole * kBlock] = nonzero(load_some(x + whole * kLanes, source.size % kLanes));
-      }
-      __m256i* index = &part.scratch.index[block * job.groups + begin];
-      const __m256i four = _mm256_set1_epi8(15);
-      for (int64_t g = 0; g < own; ++g) {
-        const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(&bits[g / 2 * kBlock]));
-        index[g] = _mm256_and_si256(g % 2 == 0 ? both : _mm256_srli_epi16(both, 4), four);
-      }
+    const int64_t own = (source.size + kFour - 1) / kFour, whole = source.size / kLanes, more = source.size % kLanes;
+    bits.assign((whole + 1) * kBlock, 0);
+    for (int64_t c = 0; c < chains; ++c) {
+      const float* x = source.states + (first + c) * source.stride;
+      uint8_t* target = &bits[place(c)];
+      for (int64_t i = 0; i < whole; ++i) target[i * kBlock] = nonzero(_mm256_loadu_ps(x + i * kLanes));
+      if (more) target[whole * kBlock] = nonzero(load_some(x + whole * kLanes, more));
     }
-    begin += own;
+    const __m256i four = _mm256_set1_epi8(15);
+    for (int64_t g = 0; g < own; ++g) {
+      const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(&bits[g / 2 * kBlock]));
+      index[g] = _mm256_and_si256(g % 2 == 0 ? both : _mm256_srli_epi16(both, 4), four);
+    }
+    index += own;
   }
 }
 
@@ -114,10 +105,9 @@ struct Bytes {
   __m256i pairs{}, odd{};
 
   void add(__m256i found) {
-    pairs = _mm256_add_epi16(pairs, found);
-    odd = _mm256_add_epi16(odd, _mm256_srli_epi16(found, 8));
-    // One after the other: GCC else looks up all blocks first, for which there are no registers.
-    asm volatile("" : "+x"(pairs), "+x"(odd));
+    // In assembly, in place and one after the other: GCC else looks up all blocks first, for which there are no registers.
+    const __m256i high = _mm256_srli_epi16(found, 8);
+    asm volatile("vpaddw %2, %0, %0\n\tvpaddw %3, %1, %1" : "+x"(pairs), "+x"(odd) : "x"(found), "x"(high));
   }
 
   __m256i even() const { return _mm256_sub_epi16(pairs, _mm256_slli_epi16(odd, 8)); }
@@ -193,10 +183,14 @@ inline void sum_digits(const Part& part, const Digits& digits, int column, bool 
     if (!fresh)
       for (int64_t k = 0; k < part.vectors(); ++k) sums[k] = _mm256_add_epi32(sums[k], lowest);
     const Total total{_mm_cvtsi32_si128(digits.shift), _mm_cvtsi32_si128(digits.paired ? 7 : 8), fresh ? &lowest : nullptr};
-    for (int64_t block = 0; block < part.blocks; block += kTile)
-      kAccumulate[digits.paired][std::min<int64_t>(kTile, part.blocks - block) - 1](
-          part.scratch.table, &part.scratch.index[block * groups + g], groups, some, total,
-          sums + block * kBlock / kLanes);
+    // Tiles of equal size: one block alone would leave registers idle.
+    int64_t block = 0;
+    for (int64_t tiles = (part.blocks + kTile - 1) / kTile; tiles > 0; --tiles) {
+      const int64_t tile = (part.blocks - block + tiles - 1) / tiles;
+      kAccumulate[digits.paired][tile - 1](part.scratch.table, part.index + block * groups + g, groups, some, total,
+                                           sums + block * kBlock / kLanes);
+      block += tile;
+    }
   }
 }
 
@@ -264,10 +258,8 @@ inline void write_states(const Part& part) {
 template <typename Sum, typename Open, typename Visit>
 void visit_sums(const Part& part, Sum sum, Open open, Visit visit) {
   Scratch& scratch = part.scratch;
-  scratch.index.resize(part.blocks * part.job.groups + 1);
   scratch.sums.resize(kColumns * part.vectors());
   scratch.drawn.assign(part.blocks * part.row(), 0);
-  pack(part);
   for (int64_t output = part.begin; output < part.end; output += kColumns) {
     for (int column = 0; column < kColumns; ++column) sum(part, part.output(output + column), column);
     const auto columns = open(part, output);
@@ -279,13 +271,24 @@ void visit_sums(const Part& part, Sum sum, Open open, Visit visit) {
   }
 }
 
-// Runs work(part) for all parts of a job.
+// Runs work(part) for all parts of a job: some chains after the other, their outputs shared by the threads.
 template <typename Work>
 void run_parts(const Job& job, int64_t threads, Work work) {
-  deal(job, kBlock, kRoom, threads, [&](int64_t first, int64_t count, int64_t begin, int64_t end) {
-    static thread_local Scratch scratch;
-    work(Part{job, first, count, begin, end, (count + kBlock - 1) / kBlock, scratch});
-  });
+  static thread_local std::vector<__m256i> memory;
+  const int64_t size = std::max<int64_t>(kRoom / job.groups / kBlock, 1) * kBlock;
+  for (int64_t first = 0; first < job.chains; first += size) {
+    const int64_t count = std::min(size, job.chains - first), blocks = (count + kBlock - 1) / kBlock;
+    memory.resize(blocks * job.groups + 1);
+    __m256i* const index = memory.data();
+    share(blocks, 1, threads, [&](int64_t begin, int64_t end) {
+      for (int64_t block = begin; block < end; ++block)
+        pack(job, first + block * kBlock, std::min<int64_t>(kBlock, count - block * kBlock), index + block * job.groups);
+    });
+    share(job.outputs, kWidth, threads, [&](int64_t begin, int64_t end) {
+      static thread_local Scratch scratch;
+      work(Part{job, index, first, count, blocks, begin, end, scratch});
+    });
+  }
 }
 
 // The fields of all outputs into their rows.
