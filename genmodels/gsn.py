@@ -23,11 +23,15 @@ class GSN(nn.Module, Denoiser, Configured):
     `hidden` holds their sizes. A step from (x, h): x̃ ~ C(x̃ | x); the odd hidden layers, then the even ones, each from what
     lies below and above it,
 
-        h_l = act(b_l + W_l h_{l−1} + W_{l+1}ᵀ h_{l+1} + σ ξ_l),   h_0 = x̃ less the data's mean, ξ standard normal;
+        h_l = act(b_l + W_l h_{l−1} + W_{l+1}ᵀ h_{l+1} + σ ξ_l) + τ ζ_l,   h_0 = x̃ less the data's mean, ξ, ζ standard normal;
 
     and x' ~ P(x | h_1), a layer of units with the field b_0 + W_1ᵀ h_1. So h is carried from step to step, and the weights
-    up and down are the same. As a `Denoiser` its rows are states, x and all h side by side: `start` makes them from x, and the
-    corrupted state is the new h. What the chain's x converge to is the model; it has no density in closed form.
+    up and down are the same. Large weights can drown `noise` σ, but not `noise_after` τ, as act is bounded. With `clean_first`
+    there is no noise in h_1, from which x is drawn: an option of the authors' code (github.com/yaoli/GSN, `noiseless_h1`),
+    where one deviation serves as σ and τ.
+
+    As a `Denoiser` its rows are states, x and all h side by side: `start` makes them from x, and the corrupted state is the
+    new h. What the chain's x converge to is the model; it has no density in closed form.
 
     >>> from genmodels import Bernoulli
     >>> from genmodels.corruptions import SaltAndPepper
@@ -43,18 +47,26 @@ class GSN(nn.Module, Denoiser, Configured):
         hidden: Sequence[int] = (500, 500),
         *,
         noise: float = 0.5,
+        noise_after: float = 0.0,
+        clean_first: bool = False,
         activation: str = "tanh",
         generator: torch.Generator | None = None,
     ):
         super().__init__()
         if not hidden or min(hidden) < 1:
             raise BadInput(f"A GSN needs hidden layers of at least one unit each, not {tuple(hidden)}.")
-        if noise < 0:
-            raise BadInput(f"The noise of hidden layers must be at least 0, not {noise}.")
+        if min(noise, noise_after) < 0:
+            raise BadInput(f"The noise of hidden layers must be at least 0, not {min(noise, noise_after)}.")
         if activation not in ACTIVATIONS:
             raise BadInput(f"There is no activation {activation!r}: choose {', '.join(ACTIVATIONS)}.")
         self.observed, self.corruption = observed, corruption
-        self._config = {"hidden": list(hidden), "noise": noise, "activation": activation}
+        self._config = {
+            "hidden": list(hidden),
+            "noise": noise,
+            "noise_after": noise_after,
+            "clean_first": clean_first,
+            "activation": activation,
+        }
         self._act = ACTIVATIONS[activation]()
         sizes = (observed.size, *hidden)
         self.weights = nn.ParameterList(torch.empty(above, below) for below, above in pairwise(sizes))
@@ -90,21 +102,26 @@ class GSN(nn.Module, Denoiser, Configured):
         return torch.cat([held, held.new_zeros(*held.shape[:-1], self.num_hidden)], -1)
 
     def corruption_noise(self, x: Float[Tensor, "n s"], generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        noise = torch.randn(len(x), self.num_hidden, dtype=x.dtype, device=x.device, generator=generator)
+        """For x, and ξ of all layers, followed by ζ if there is noise after the activations."""
+        size = self.num_hidden * (2 if self._config["noise_after"] else 1)
+        noise = torch.randn(len(x), size, dtype=x.dtype, device=x.device, generator=generator)
         return self.corruption.noise(self.apart(x)[0], generator), noise
 
     def corrupt(self, x: Float[Tensor, "n s"], noise: tuple[Tensor, Tensor]) -> Float[Tensor, "n h"]:
         """The new hidden layers, side by side."""
         x, h = self.apart(x)
-        sizes = self._config["hidden"]
+        sizes, after = self._config["hidden"], self._config["noise_after"]
         layers = [self.corruption.apply(x, noise[0]) - self.centre, *h.split(sizes, 1)]
-        fresh = noise[1].split(sizes, 1)
+        fresh = noise[1].split(sizes * 2 if after else sizes, 1)
         for first in (1, 2):
             for i in range(first, len(layers), 2):
                 total = self.biases[i - 1] + layers[i - 1] @ self.weights[i - 1].T
                 if i + 1 < len(layers):
                     total = total + layers[i + 1] @ self.weights[i]
-                layers[i] = self._act(total + self._config["noise"] * fresh[i - 1])
+                noisy = i > 1 or not self._config["clean_first"]
+                layers[i] = self._act(total + self._config["noise"] * fresh[i - 1] if noisy else total)
+                if after and noisy:
+                    layers[i] = layers[i] + after * fresh[len(sizes) + i - 1]
         return torch.cat(layers[1:], 1)
 
     def reconstruct(self, x_noisy: Float[Tensor, "n h"]) -> Float[Tensor, "n s"]:

@@ -27,7 +27,10 @@ def short_chains():
         yield
 
 
-KINDS = {"dae": (DAE, ["--hidden-noise", "0.3"]), "gsn": (GSN, ["--noise", "0.3", "--walk-back", "3"])}
+KINDS = {
+    "dae": (DAE, ["--hidden-noise", "0.3"]),
+    "gsn": (GSN, ["--noise", "0.3", "--noise-after", "0.2", "--clean-first", "--walk-back", "3"]),
+}
 
 
 @pytest.fixture(scope="module", params=KINDS)

@@ -57,6 +57,22 @@ def test_a_step_is_odd_layers_then_even_ones_then_the_field_of_x() -> None:
     assert float((model.reconstruct(other) - model.reconstruct(found))[:, :6].detach().abs().max()) > 0.1
 
 
+def test_noise_after_activations_and_none_in_the_lowest_layer() -> None:
+    model, options = model_of(), {"noise": 0.7, "noise_after": 0.3, "clean_first": True}
+    noisy = GSN(Bernoulli(6), SaltAndPepper(0.4), hidden=(4, 3, 2), **options).double()
+    noisy.load_state_dict(model.state_dict())
+    state = some_state(noisy)
+    spoil, fresh = noisy.corruption_noise(state, zoo.generator(4))
+    (x, h), xi = noisy.apart(state), fresh.split([4, 3, 2, 4, 3, 2], 1)
+    _, h2, _ = h.split([4, 3, 2], 1)
+    (w1, w2, w3), (b1, b2, b3) = noisy.weights, noisy.biases
+    new1 = torch.tanh((noisy.corruption.apply(x, spoil) - 0.3) @ w1.T + h2 @ w2 + b1)
+    new3 = torch.tanh(h2 @ w3.T + b3 + 0.7 * xi[2]) + 0.3 * xi[5]
+    new2 = torch.tanh(new1 @ w2.T + new3 @ w3 + b2 + 0.7 * xi[1]) + 0.3 * xi[4]
+    torch.testing.assert_close(noisy.corrupt(state, (spoil, fresh)), torch.cat([new1, new2, new3], 1))
+    assert GSN.from_config(noisy.config()).config() == noisy.config()
+
+
 @pytest.mark.parametrize("name", ["weights.0", "weights.1", "biases.1", "observed_bias"])
 def test_gradients_go_through_the_hidden_layers_of_all_steps(name: str) -> None:
     model, x = model_of((4, 3)), zoo.some_states(Bernoulli(6), 5)
@@ -158,6 +174,7 @@ def test_the_configuration_builds_it_again() -> None:
     [
         (lambda: GSN(Bernoulli(3), SaltAndPepper(0.3), hidden=()), "at least one unit"),
         (lambda: GSN(Bernoulli(3), SaltAndPepper(0.3), noise=-0.1), "at least 0"),
+        (lambda: GSN(Bernoulli(3), SaltAndPepper(0.3), noise_after=-0.1), "at least 0"),
         (lambda: GSN(Bernoulli(3), SaltAndPepper(0.3), activation="step"), "no activation"),
         (lambda: denoising(model_of(), walk_back=0), "at least 1"),
     ],

@@ -23,6 +23,8 @@ def run_config(flags: TrainGsn, data: DataSet) -> RunConfig:
             "corruption": corruption_of(flags),
             "hidden": flags.hidden,
             "noise": flags.noise,
+            "noise_after": flags.noise_after,
+            "clean_first": flags.clean_first,
             "activation": flags.activation,
         },
         data=flags.data,

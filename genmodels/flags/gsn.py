@@ -16,6 +16,10 @@ class TrainGsn(TrainModel):
     """Units of each hidden layer, the lowest first."""
     noise: float = 0.5
     """Deviation of the noise inside the hidden layers: with little a chain keeps what it starts from, with much it blurs."""
+    noise_after: float = 0.0
+    """The same after their activations, where large weights cannot drown it."""
+    clean_first: bool = False
+    """Leave the lowest hidden layer without noise."""
     activation: Literal["tanh", "relu", "softplus", "silu"] = "tanh"
     """Activation of the hidden units."""
     visible_units: Kind = "auto"
