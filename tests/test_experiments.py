@@ -151,6 +151,8 @@ def test_dae_mnist(tmp_path: Path) -> None:
     assert metrics["csl_walk_back"]["bound"] == metrics["csl_plain"]["bound"] == "lower"
     assert metrics["parzen_plain"]["bound"] == "none"
     assert (tmp_path / "dae_mnist_walk_back.png").is_file()
+    again = json.loads(dae_mnist.main(smoke=True, only="gsn", out=tmp_path / "runs", results=tmp_path).read_text())
+    assert again["metrics"] == metrics
 
 
 def test_sparse_coding(tmp_path: Path) -> None:
