@@ -11,22 +11,35 @@
 
 namespace {
 
-constexpr double kShare = 0.15;   // of the worst violation: coordinates above it join the support together
-constexpr int kCalm = 2;          // sweeps without a change of sign before a Newton step
-constexpr int kSweeps = 30;       // at most, before a Newton step
-constexpr int kAttempts = 5;      // Newton steps before the next look at all coordinates
-constexpr int64_t kChunk = 16;    // examples that a thread takes at once
+constexpr double kShare = 0.2;       // of the worst violation: coordinates above it make the first support
+constexpr double kNear = 0.97;       // of its bound: coordinates above it join the support later
+constexpr double kFew = 0.2;         // of the support: with more that have just joined, a Newton step would not fit yet
+constexpr int kCalm = 2;             // sweeps without a change of sign before a Newton step
+constexpr int kSweeps = 30;          // at most, before a Newton step
+constexpr int kAttempts = 5;         // Newton steps before the next look at all coordinates
+constexpr int64_t kChunk = 16;       // examples that a thread takes at once
+constexpr int64_t kTogether = 4;     // coordinates, or pivots, whose rows are taken off the others in one go
 constexpr double kSingular = 1e-10;
-constexpr int64_t kLanes = 8;     // rows are padded to whole vectors, because most of them are short
+constexpr double kFar = 1e300;
+#ifdef __AVX512F__
+constexpr int64_t kLanes = 8;        // rows are padded to whole vectors, because most of them are short
+#else
+constexpr int64_t kLanes = 4;
+#endif
+constexpr int64_t kBlock = 8;        // vectors of q that stay in registers
 
 typedef double Vector __attribute__((vector_size(kLanes * sizeof(double)), aligned(sizeof(double)), may_alias));
 
 int64_t padded(int64_t size) { return (size + kLanes - 1) / kLanes * kLanes; }
 
-// y ← y − by · x on whole vectors from that of index `first` on.
-inline void subtract(double* y, const double* x, double by, int64_t size, int64_t first = 0) {
-  for (int64_t i = first / kLanes * kLanes; i < size; i += kLanes)
-    *reinterpret_cast<Vector*>(y + i) -= by * *reinterpret_cast<const Vector*>(x + i);
+// y ← y − Σ_p by_p · x_p on whole vectors from that of index `first` on; the rows x_p are `stride` apart.
+template <int64_t num = 1>
+inline void subtract(double* y, const double* x, int64_t stride, const double* by, int64_t size, int64_t first = 0) {
+  for (int64_t i = first / kLanes * kLanes; i < size; i += kLanes) {
+    Vector sum = *reinterpret_cast<const Vector*>(y + i);
+    for (int64_t p = 0; p < num; ++p) sum -= by[p] * *reinterpret_cast<const Vector*>(x + p * stride + i);
+    *reinterpret_cast<Vector*>(y + i) = sum;
+  }
 }
 
 struct Problem {
@@ -45,60 +58,91 @@ struct Problem {
 
 class Solver {
  public:
-  explicit Solver(const Problem& p) : p_(p), k_(p.k), q_(p.stride), place_(p.k, -1) {}
+  explicit Solver(const Problem& p)
+      : p_(p),
+        k_(p.k),
+        q_(p.stride),
+        size_(p.k),
+        inverse_(p.k),
+        support_(p.k + 1),
+        rows_(p.k + 1),
+        place_(p.k, -1) {
+    for (int64_t j = 0; j < k_; ++j) inverse_[j] = 1 / p.penalty[j];
+  }
 
   void solve(int64_t row) {
     z_ = p_.code + row * k_;
     const double* b = p_.correlation + row * k_;
     forget();
-    restart(b);
+    // No branches here and below: which codes are zero cannot be foreseen.
+    int64_t end = 0;
+    for (int64_t j = 0; j < k_; ++j) {
+      rows_[end] = j;
+      end += z_[j] != 0;
+    }
+    nonzero_ = end;
     double best = measure(row, b);
     for (int64_t round = 0; round < p_.max_rounds && best > p_.tolerance; ++round) {
       enter();
       descend();
       leave();
-      // Rounding adds up in q, one update after the other.
-      if (round % 16 == 15) restart(b);
       best = measure(row, b);
     }
   }
 
  private:
-  void restart(const double* b) {
-    std::copy(b, b + k_, q_.begin());
-    for (int64_t j = 0; j < k_; ++j)
-      if (z_[j] != 0) subtract(q_.data(), p_.gram + j * p_.stride, z_[j], k_);
-  }
-
-  double violation(int64_t j) const { return (p_.non_negative ? q_[j] : std::abs(q_[j])) - p_.penalty[j]; }
-
   void forget() {
-    for (int64_t j : support_) place_[j] = -1;
-    support_.clear();
+    for (int64_t a = 0; a < m_; ++a) place_[support_[a]] = -1;
+    m_ = 0;
   }
 
-  // The coordinates to work on: those of the rounds before, those that are not zero, and the worst violators of optimality
-  // at zero.
+  // q ← b − Gz, a few vectors of it at a time for all codes: what comes from memory is G only.
+  void correlate(const double* b) {
+    std::copy(b, b + k_, q_.begin());
+    int64_t at = 0;
+    for (; at + kBlock * kLanes <= p_.stride; at += kBlock * kLanes) correlate<kBlock>(at);
+    for (; at < p_.stride; at += kLanes) correlate<1>(at);
+  }
+
+  template <int64_t vectors>
+  void correlate(int64_t at) {
+    Vector sum[vectors];
+    Vector* q = reinterpret_cast<Vector*>(q_.data() + at);
+    for (int64_t v = 0; v < vectors; ++v) sum[v] = q[v];
+    for (int64_t i = 0; i < nonzero_; ++i) {
+      const int64_t j = rows_[i];
+      const Vector* gram = reinterpret_cast<const Vector*>(p_.gram + j * p_.stride + at);
+      const double z = z_[j];
+      for (int64_t v = 0; v < vectors; ++v) sum[v] -= z * gram[v];
+    }
+    for (int64_t v = 0; v < vectors; ++v) q[v] = sum[v];
+  }
+
+  // The coordinates to work on: those of the rounds before, those that are not zero, and those that violate optimality at
+  // zero, at first the worst of them, later those that may come to it too.
   void enter() {
-    double worst = 0;
-    for (int64_t j = 0; j < k_; ++j) worst = std::max(worst, violation(j));
-    const int64_t old = static_cast<int64_t>(support_.size());
-    for (int64_t j = 0; j < k_; ++j)
-      if (place_[j] < 0 && (z_[j] != 0 || violation(j) > kShare * worst)) {
-        place_[j] = static_cast<int64_t>(support_.size());
-        support_.push_back(j);
-      }
-    m_ = static_cast<int64_t>(support_.size());
+    const int64_t old = m_;
+    const double bar = old > 0 ? kNear : 1 + kShare * (worst_ - 1);
+    int64_t end = old;
+    for (int64_t j = 0; j < k_; ++j) {
+      support_[end] = j;
+      end += (place_[j] < 0) & ((size_[j] > bar) | (z_[j] != 0));
+    }
+    m_ = end;
+    for (int64_t a = old; a < m_; ++a) place_[support_[a]] = a;
     grow(old);
-    for (auto* v : {&code_, &rest_, &penalty_}) v->resize(stride_);
-    settled_ = true;
+    for (auto* v : {&code_, &rest_, &penalty_, &curvature_, &step_}) v->resize(stride_);
+    int64_t fresh = 0;
     for (int64_t a = 0; a < m_; ++a) {
       const int64_t j = support_[a];
+      fresh += a >= old && z_[j] == 0;
       code_[a] = z_[j];
       rest_[a] = q_[j];
       penalty_[a] = p_.penalty[j];
-      settled_ &= a < old || code_[a] != 0;
+      curvature_[a] = gram_[a * stride_ + a];
+      step_[a] = curvature_[a] > 0 ? 1 / curvature_[a] : 0;
     }
+    settled_ = fresh <= kFew * m_;
   }
 
   // The Gram matrix of the support, of which the first `old` rows and columns are there.
@@ -117,16 +161,19 @@ class Solver {
     }
   }
 
-  // Write the codes back, and bring q up to date.
+  // Writes the codes back.
   void leave() {
+    int64_t end = 0;
     for (int64_t a = 0; a < m_; ++a) {
       const int64_t j = support_[a];
-      if (code_[a] != z_[j]) subtract(q_.data(), p_.gram + j * p_.stride, code_[a] - z_[j], k_);
       z_[j] = code_[a];
+      rows_[end] = j;
+      end += code_[a] != 0;
     }
+    nonzero_ = end;
   }
 
-  // Sweeps until one changes no sign; then, if no coordinate has just joined, Newton's step until it fits as a whole.
+  // Sweeps until one changes no sign; then, if few coordinates have just joined, Newton's step until it fits as a whole.
   void descend() {
     for (int attempt = 0; attempt < kAttempts; ++attempt) {
       int sweep = 0;
@@ -138,23 +185,33 @@ class Solver {
   // One pass of coordinate descent; whether a sign changed.
   bool sweep_support() {
     bool changed = false;
-    for (int64_t a = 0; a < m_; ++a) {
-      const double curvature = gram_[a * stride_ + a];
-      if (curvature <= 0) continue;
-      const double old = code_[a], next = shrink(rest_[a] + curvature * old, penalty_[a]) / curvature;
-      if (next == old) continue;
-      changed |= sign(next) != sign(old);
-      code_[a] = next;
-      subtract(rest_.data(), gram_.data() + a * stride_, next - old, m_);
+    for (int64_t a = 0; a < m_;) {
+      const bool many = m_ - a >= kTogether;
+      changed |= many ? descend<kTogether>(a) : descend<1>(a);
+      a += many ? kTogether : 1;
     }
     return changed;
   }
 
-  static int sign(double value) { return (value > 0) - (value < 0); }
-
-  double shrink(double value, double by) const {
-    if (value > by) return value - by;
-    return value < -by && !p_.non_negative ? value + by : 0;
+  // Some coordinates of it: what one does to the next ones comes before what all do to the rest.
+  template <int64_t num>
+  bool descend(int64_t first) {
+    const double* gram = gram_.data() + first * stride_;
+    bool changed = false;
+    double pull[num], by[num];
+    for (int64_t p = 0; p < num; ++p) pull[p] = rest_[first + p];
+    for (int64_t p = 0; p < num; ++p) {
+      const int64_t a = first + p;
+      const double old = code_[a], low = p_.non_negative ? -kFar : -penalty_[a];
+      const double drive = pull[p] + curvature_[a] * old;
+      const double next = step_[a] * (drive - std::clamp(drive, low, penalty_[a]));
+      by[p] = next - old;
+      changed |= by[p] != 0 && next * old <= 0;
+      code_[a] = next;
+      for (int64_t r = p + 1; r < num; ++r) pull[r] -= by[p] * gram[p * stride_ + first + r];
+    }
+    subtract<num>(rest_.data(), gram, stride_, by, m_);
+    return changed;
   }
 
   // Newton's step on the orthant of the present signs, cut where the first coordinate reaches zero; whether it fitted.
@@ -172,7 +229,8 @@ class Solver {
     for (size_t i = 0; i < active_.size(); ++i) {
       const int64_t a = active_[i];
       const double next = static_cast<int64_t>(i) == first ? 0 : code_[a] + step * direction_[i];
-      subtract(rest_.data(), gram_.data() + a * stride_, next - code_[a], m_);
+      const double by = next - code_[a];
+      subtract(rest_.data(), gram_.data() + a * stride_, 0, &by, m_);
       code_[a] = next;
     }
     return first < 0;
@@ -180,46 +238,65 @@ class Solver {
 
   // Solves G_AA δ = q_A − λ_A sign(z_A) by Cholesky, row by row; false where G_AA is singular to rounding.
   bool find_direction() {
-    const int64_t m = static_cast<int64_t>(active_.size());
-    const int64_t stride = padded(m);
-    factor_.resize(m * stride);
-    direction_.resize(stride);
+    const int64_t m = static_cast<int64_t>(active_.size()), stride = padded(m + 1);
+    factor_.resize(stride * stride);
+    direction_.resize(m);
     for (int64_t i = 0; i < m; ++i) {
       const double* g = gram_.data() + active_[i] * stride_;
-      for (int64_t c = i; c < m; ++c) factor_[i * stride + c] = g[active_[c]];
-      direction_[i] = rest_[active_[i]] - std::copysign(penalty_[active_[i]], code_[active_[i]]);
-    }
-    for (int64_t i = 0; i < m; ++i) {
       double* row = factor_.data() + i * stride;
-      if (row[i] <= kSingular * gram_[active_[i] * stride_ + active_[i]]) return false;
-      const double inverse = 1 / row[i];
-      for (int64_t c = i + 1; c < m; ++c) {
-        const double by = row[c] * inverse;
-        subtract(factor_.data() + c * stride, row, by, m, c);
-        direction_[c] -= by * direction_[i];
-      }
+      for (int64_t c = i; c < m; ++c) row[c] = g[active_[c]];
+      row[m] = rest_[active_[i]] - std::copysign(penalty_[active_[i]], code_[active_[i]]);
+    }
+    for (int64_t i = 0; i < m;) {
+      const bool many = m - i >= kTogether;
+      if (!(many ? eliminate<kTogether>(i, m, stride) : eliminate<1>(i, m, stride))) return false;
+      i += many ? kTogether : 1;
     }
     for (int64_t i = m; i-- > 0;) {
       const double* row = factor_.data() + i * stride;
-      double sum = direction_[i];
+      double sum = row[m];
       for (int64_t c = i + 1; c < m; ++c) sum -= row[c] * direction_[c];
       direction_[i] = sum / row[i];
     }
     return true;
   }
 
+  // Takes `num` pivots' multiples off the rows below them; false where one is zero to rounding.
+  template <int64_t num>
+  bool eliminate(int64_t first, int64_t m, int64_t stride) {
+    double* rows = factor_.data() + first * stride;
+    double inverse[num], by[num];
+    for (int64_t p = 0; p < num; ++p) {
+      const double* row = rows + p * stride;
+      const int64_t a = active_[first + p];
+      if (row[first + p] <= kSingular * curvature_[a]) return false;
+      inverse[p] = 1 / row[first + p];
+      for (int64_t c = p + 1; c < num; ++c) {
+        by[0] = row[first + c] * inverse[p];
+        subtract(rows + c * stride, row, 0, by, m + 1, first + c);
+      }
+    }
+    for (int64_t c = first + num; c < m; ++c) {
+      for (int64_t p = 0; p < num; ++p) by[p] = rows[p * stride + c] * inverse[p];
+      subtract<num>(factor_.data() + c * stride, rows, stride, by, m + 1, c);
+    }
+    return true;
+  }
+
   // The objective, and its distance from the dual objective at the residual, scaled into the dual's feasible set.
   double measure(int64_t row, const double* b) {
-    double bz = 0, qz = 0, l1 = 0, limit = 1e300;
+    correlate(b);
+    double bz = 0, qz = 0, l1 = 0, worst = 0;
     for (int64_t j = 0; j < k_; ++j) {
       bz += b[j] * z_[j];
       qz += q_[j] * z_[j];
       l1 += p_.penalty[j] * std::abs(z_[j]);
-      const double size = p_.non_negative ? q_[j] : std::abs(q_[j]);
-      if (size > 0) limit = std::min(limit, p_.penalty[j] / size);
+      size_[j] = (p_.non_negative ? q_[j] : std::abs(q_[j])) * inverse_[j];
+      worst = std::max(worst, size_[j]);
     }
+    worst_ = worst;
     const double xx = p_.squared_norm[row], residual = std::max(xx - bz - qz, 0.0), xr = xx - bz;
-    const double scale = residual > 0 ? std::clamp(xr / residual, 0.0, limit) : 0.0;
+    const double scale = residual > 0 ? std::clamp(xr / residual, 0.0, 1 / std::max(worst, 1e-300)) : 0.0;
     p_.objective[row] = 0.5 * residual + l1;
     p_.gap[row] = std::max(p_.objective[row] - scale * xr + 0.5 * scale * scale * residual, 0.0);
     return p_.gap[row];
@@ -229,9 +306,12 @@ class Solver {
   int64_t k_;
   double* z_ = nullptr;
   bool settled_ = false;
-  int64_t m_ = 0, stride_ = 0;
-  std::vector<double> q_, code_, rest_, penalty_, gram_, factor_, direction_;
+  int64_t nonzero_ = 0, m_ = 0, stride_ = 0;
+  double worst_ = 0;  // of size_
+  std::vector<double> q_, size_, inverse_;  // size: |q|, or q, as a share of the penalty
+  std::vector<double> code_, rest_, penalty_, curvature_, step_, gram_, factor_, direction_;
   std::vector<int64_t> support_, active_;
+  std::vector<int64_t> rows_;   // of G whose codes are not zero, the first nonzero_
   std::vector<int64_t> place_;  // in the support, or −1
 };
 
