@@ -74,6 +74,7 @@ class Config:
     step_epochs: int = 1
     race_rows: int = 5000
     race_passes: int = 1
+    race_batch: int = 1000
     repeats: int = 3
     seed: int = 0
 
@@ -154,7 +155,7 @@ def main(smoke: bool = False, out: Path = Path("runs/sparse_coding"), results: P
         config.codes,
         config.penalty,
         passes=config.race_passes,
-        batch_size=config.batch_size,
+        batch_size=config.race_batch,
         repeats=config.repeats,
         seed=config.seed,
     )

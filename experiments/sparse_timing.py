@@ -183,7 +183,7 @@ def _ours(
         model.dictionary.copy_(start.T)
     randoms = torch.Generator().manual_seed(seed)
     objective, optimizer = (
-        dictionary_learning(model, forgetting=1.0, tolerance=0.5),
+        dictionary_learning(model, forgetting=1.0, tolerance=2.0),
         torch.optim.SGD(model.parameters(), lr=1.0),
     )
     state, spent, reached = objective.init(x[:batch_size], randoms), 0.0, math.inf

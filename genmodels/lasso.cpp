@@ -173,11 +173,11 @@ class Solver {
     nonzero_ = end;
   }
 
-  // Sweeps until one changes no sign; then, if few coordinates have just joined, Newton's step until it fits as a whole.
+  // Sweeps until one changes no sign; if few coordinates have just joined, another and Newton's step, until it fits.
   void descend() {
     for (int attempt = 0; attempt < kAttempts; ++attempt) {
       int sweep = 0;
-      for (int calm = 0; calm < kCalm && sweep < kSweeps; ++sweep) calm = sweep_support() ? 0 : calm + 1;
+      for (int calm = 0; calm < (settled_ ? kCalm : 1) && sweep < kSweeps; ++sweep) calm = sweep_support() ? 0 : calm + 1;
       if (!settled_ || newton()) return;
     }
   }

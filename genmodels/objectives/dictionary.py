@@ -15,6 +15,7 @@ from genmodels.objectives.objective import Objective, ObjectiveState, with_gradi
 from genmodels.sparse_coding import SparseCoding
 from samplers.fused import native
 
+_LANES = 8  # to whole vectors, as dictionary.cpp needs them
 _DEAD = 1e-6  # of the mean squared code, below which an atom is of no use
 
 
@@ -69,9 +70,7 @@ def improved_atoms(
 
     An atom whose code was always 0 stays as it is.
     """
-    atoms, wanted = (
-        t.T.to("cpu", torch.float64).clone(memory_format=torch.contiguous_format) for t in (dictionary, cross)
-    )
+    atoms, wanted = _rows(dictionary), _rows(cross)
     weights, library = second.to("cpu", torch.float64).contiguous(), _library()
     if library is None:
         for j in weights.diagonal().nonzero()[:, 0].tolist():
@@ -81,7 +80,15 @@ def improved_atoms(
         library.improve_atoms.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 2
         library.improve_atoms.restype = None
         library.improve_atoms(*(t.data_ptr() for t in (weights, wanted, atoms)), *atoms.shape)
-    return atoms.T.to(dictionary)
+    return atoms[:, : len(dictionary)].T.to(dictionary)
+
+
+def _rows(matrix: Float[Tensor, "d k"]) -> Float[Tensor, "k padded"]:
+    """Its columns as rows of whole vectors, a copy in float64."""
+    size, num = matrix.shape
+    rows = torch.zeros(num, size + -size % _LANES, dtype=torch.float64)
+    rows[:, :size] = matrix.T
+    return rows
 
 
 @functools.cache
