@@ -1,6 +1,6 @@
 // A soft threshold of a linear map, for many examples: products of 8-bit integers, summed exactly in 32 bits.
 //
-// Row by row, x − b is rounded to steps of its largest entry / 127 and lifted by 128, because the instruction multiplies
+// Row by row, x − b is rounded to steps of its largest entry / levels and lifted by 128, because the instruction multiplies
 // unsigned with signed bytes; `start` holds what takes the lift off every sum.
 
 #include <immintrin.h>
@@ -28,6 +28,7 @@ struct Problem {
   float* code;             // num × codes
   int64_t num, size, codes;
   int64_t non_negative;
+  int64_t levels;
 };
 
 // f(0), ..., f(n − 1) with constants, so that what they index stays in registers.
@@ -48,6 +49,7 @@ __mmask16 lanes(int64_t column, int64_t size) {
 void quantise(const Problem& p, int64_t row, uint8_t* bytes, int64_t stride, float* step) {
   const float* x[kRows];
   each<kRows>([&](auto r) { x[r] = p.x + std::min<int64_t>(row + r, p.num - 1) * p.size; });
+  const float levels = static_cast<float>(p.levels);
   __m512 largest[kRows], inverse[kRows];
   each<kRows>([&](auto r) { largest[r] = _mm512_set1_ps(1e-30f); });
   for (int64_t i = 0; i < p.size; i += kLanes) {
@@ -60,8 +62,8 @@ void quantise(const Problem& p, int64_t row, uint8_t* bytes, int64_t stride, flo
   }
   each<kRows>([&](auto r) {
     const float most = _mm512_reduce_max_ps(largest[r]);
-    step[r] = most / 127;
-    inverse[r] = _mm512_set1_ps(127 / most);
+    step[r] = most / levels;
+    inverse[r] = _mm512_set1_ps(levels / most);
   });
   const __m128i lift = _mm_set1_epi8(-128);
   for (int64_t i = 0; i < p.size; i += kLanes) {

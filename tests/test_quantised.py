@@ -16,7 +16,7 @@ from genmodels.sparse_coding import SparseCoding
 from genmodels.units import Gaussian
 from tests import zoo
 
-LEVELS = 127
+LEVELS, COARSE = 127, 63
 
 
 def machine(size: int, codes: int, *, non_negative: bool = False, seed: int = 0) -> PSD:
@@ -54,7 +54,7 @@ def test_compiled_codes_are_those_of_the_formula(
 def test_codes_are_as_near_to_the_encoder_s_as_the_rounding(non_negative: bool):
     model, x = machine(45, 131, non_negative=non_negative), examples(97, 45)
     filters, centred = model.encoder.get_parameter("filters")[0], x - model.generative.visible_bias
-    row = centred.abs().amax(1, keepdim=True) / LEVELS
+    row = centred.abs().amax(1, keepdim=True) / COARSE
     column = filters.abs().amax(0, keepdim=True) / LEVELS
     bound = 0.5 * (centred.abs().sum(1, keepdim=True) * column + row * filters.abs().sum(0)) + 45 * row * column / 4
     encoder, exact = QuantisedEncoder(model), model.transform(x)
@@ -67,8 +67,8 @@ def test_codes_are_as_near_to_the_encoder_s_as_the_rounding(non_negative: bool):
 def test_numbers_that_need_no_rounding_come_out_exactly():
     model = machine(7, 11)
     whole = torch.randint(-LEVELS, LEVELS + 1, (7, 11), generator=zoo.generator(1)).float()
-    x = torch.randint(-LEVELS, LEVELS + 1, (13, 7), generator=zoo.generator(2)).float()
-    whole[3], x[:, 5] = LEVELS, -LEVELS
+    x = torch.randint(-COARSE, COARSE + 1, (13, 7), generator=zoo.generator(2)).float()
+    whole[3], x[:, 5] = LEVELS, -COARSE
     model.encoder.get_parameter("filters").copy_(whole)
     model.generative.visible_bias.zero_()
     torch.testing.assert_close(QuantisedEncoder(model).transform(x), model.transform(x), rtol=1e-6, atol=0)
