@@ -4,8 +4,8 @@ Reproduced: Olshausen and Field (1996), "Emergence of simple-cell receptive fiel
 natural images": oriented, localised, band-pass atoms; here learned online (Mairal et al., 2009) from whitened 12 × 12 patches.
 Learned inference: Kavukcuoglu, Ranzato and LeCun (2008) for the encoders of PSD, Gregor and LeCun (2010) for LISTA.
 
-PSD's encoder is measured in 8-bit integers (`QuantisedEncoder`) as well as in float32, beside exact inference to a gap of
-1e-6 of the same patches.
+PSD's encoder is measured in small integers (`QuantisedEncoder`), whole and with the largest third of its filters, as well as
+in float32, beside exact inference to a gap of 1e-6 of the same patches.
 
 LISTA stands beside ISTA and FISTA (Beck and Teboulle, 2009) in two forms: all its weights learned, and steps and momenta
 alone (`StepLista`), in ten layers.
@@ -69,6 +69,10 @@ class Config:
     steps: tuple[int, ...] = (1, 2, 3, 5, 10, 20, 30, 50, 100)
     psd_epochs: int = 1
     amortised_epochs: int = 4
+    levels: int = 15
+    """Of the integers that the quantised encoder's inputs become, on either side of 0."""
+    keep: float = 1 / 3
+    """Share of its filters."""
     layers: tuple[int, ...] = (1, 3, 10)
     lista_epochs: int = 2
     step_epochs: int = 1
@@ -181,8 +185,14 @@ def main(smoke: bool = False, out: Path = Path("runs/sparse_coding"), results: P
             encoders[f"{name}, {kind}"] = excess.nats
             number(f"psd_energy_excess_{name}_{kind}", excess.share)
     (_, tanh), (_, shrink) = machines.values()
-    quantised = QuantisedEncoder(shrink)
-    transforms = {"tanh": tanh.transform, "shrink": shrink.transform, "quantised": quantised.transform}
+    whole = QuantisedEncoder(shrink, levels=config.levels)
+    quantised = QuantisedEncoder(shrink, levels=config.levels, keep=config.keep)
+    transforms = {
+        "tanh": tanh.transform,
+        "shrink": shrink.transform,
+        "whole": whole.transform,
+        "quantised": quantised.transform,
+    }
     times = encoder_race(shrink, transforms, test, config.repeats, len(test))
     for name in transforms:
         number(f"psd_speedup_{name}", times.over_exact[name])
@@ -191,6 +201,7 @@ def main(smoke: bool = False, out: Path = Path("runs/sparse_coding"), results: P
     number("psd_microseconds_per_patch", 1e6 * times.seconds["quantised"] / len(test))
     small = encoder_race(shrink, transforms, test, config.repeats, config.batch_size)
     number("psd_speedup_in_small_batches", small.over_exact["quantised"])
+    number("psd_energy_excess_whole", excess_of(shrink, test, whole.transform(test)).share)
     number("psd_energy_excess", excess_of(shrink, test, quantised.transform(test)).share)
     kinds = {
         "LISTA": lambda layers: Lista(data.num_features, config.codes, layers=layers, tied=False),
