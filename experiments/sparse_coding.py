@@ -4,7 +4,7 @@ Reproduced: Olshausen and Field (1996), "Emergence of simple-cell receptive fiel
 natural images": oriented, localised, band-pass atoms; here learned online (Mairal et al., 2009) from whitened 12 × 12 patches.
 Learned inference: Kavukcuoglu, Ranzato and LeCun (2008) for the encoders of PSD, Gregor and LeCun (2010) for LISTA.
 
-PSD's encoder is measured in small integers (`QuantisedEncoder`), whole and with the largest third of its filters, as well as
+PSD's encoder is measured in small integers (`QuantisedEncoder`), whole and with the largest quarter of its filters, as well as
 in float32, beside exact inference to a gap of 1e-6 of the same patches.
 
 LISTA stands beside ISTA and FISTA (Beck and Teboulle, 2009) in two forms: all its weights learned, and steps and momenta
@@ -71,7 +71,7 @@ class Config:
     amortised_epochs: int = 4
     levels: int = 15
     """Of the integers that the quantised encoder's inputs become, on either side of 0."""
-    keep: float = 1 / 3
+    keep: float = 0.25
     """Share of its filters."""
     layers: tuple[int, ...] = (1, 3, 10)
     lista_epochs: int = 2

@@ -133,8 +133,8 @@ class Tile {
     const int32_t *group = p_.group, *weights = p_.weight;
     const __m256i* lanes = lanes_.data();
     const auto add = [](__m256i& sum, const __m256i* x, __m256i weight) __attribute__((always_inline)) {
-      sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(_mm256_load_si256(x), weight));
-      asm("" : "+x"(sum));  // at once: all products before all sums are too many for the registers
+      // _mm256_add_epi16(sum, ...), but in place: a compiler that may choose copies sums to and fro.
+      asm("vpaddw %1, %0, %0" : "+x"(sum) : "x"(_mm256_maddubs_epi16(_mm256_load_si256(x), weight)));
     };
     for (int64_t at = p_.part[part], end = p_.part[part + 1]; at < end; ++at) {
       const __m256i weight = _mm256_set1_epi32(weights[at]);

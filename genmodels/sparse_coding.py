@@ -93,11 +93,12 @@ class SparseCoding(nn.Module, TopDown, MapInference, Encoder, Configured):
         check_width(x, self.observed.size)
         if isinstance(self.factors, LaplacePrior | ExponentialPrior):
             solution = solve(self.lasso(x), start=start, tolerance=tolerance)
-            code, gap = solution.code.to(x.dtype), solution.gap
-        else:
-            code = torch.cat([self._reweighted(rows, spread=False)[0] for rows in x.split(_ROWS)])
-            known = 0.0 if isinstance(self.factors, GaussianPrior) else math.inf
-            gap = torch.full((len(x),), known, dtype=torch.float64, device=x.device)
+            code = solution.code.to(x.dtype)
+            constant = self.energy(self.visible_bias[None], (torch.zeros_like(code[:1]),))
+            return Optimum((code,), solution.objective.to(x.dtype) + constant, solution.gap)
+        code = torch.cat([self._reweighted(rows, spread=False)[0] for rows in x.split(_ROWS)])
+        known = 0.0 if isinstance(self.factors, GaussianPrior) else math.inf
+        gap = torch.full((len(x),), known, dtype=torch.float64, device=x.device)
         return Optimum((code,), self.energy(x, (code,)), gap)
 
     def lasso(self, x: Float[Tensor, "n d"]) -> Lasso:
