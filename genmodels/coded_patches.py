@@ -18,7 +18,7 @@ _ROWS = 500  # images whose patches are held at once
 
 @runtime_checkable
 class Coder(Protocol):
-    """What turns examples into codes: a PSD by its encoder, a SparseCoding exactly, a QuantisedEncoder in bytes."""
+    """What turns examples into codes: a PSD by its encoder, a SparseCoding exactly, a QuantisedEncoder in small integers."""
 
     def transform(self, x: Tensor) -> Tensor:
         """Codes (n, k) of examples (n, d)."""

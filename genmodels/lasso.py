@@ -23,7 +23,7 @@ from samplers.fused import native
 TOLERANCE = 1e-6
 # Sums in any order, as vectors need. Not all of -ffast-math, which would flush the process's subnormal numbers to zero.
 _OPTIONS = ("-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-ffinite-math-only", "-fno-math-errno")
-_LANES = 8  # the same number stands in lasso.cpp
+_LANES = 8  # of the widest vectors in lasso.cpp
 _CHECK_EVERY = 10
 
 

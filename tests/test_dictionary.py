@@ -61,13 +61,16 @@ def test_one_pass_lowers_the_surrogate_and_each_atom_is_the_best_given_the_other
         assert float(surrogate(near)) > float(best) - 1e-9
 
 
-def test_without_a_compiler_the_pass_is_the_same(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("size", [7, 61])
+def test_without_a_compiler_the_pass_is_the_same(size: int, monkeypatch: pytest.MonkeyPatch):
     randoms = zoo.generator(4)
-    codes, x, atoms = (torch.randn(s, generator=randoms, dtype=torch.float64) for s in ((50, 5), (50, 7), (7, 5)))
+    codes, x, atoms = (torch.randn(s, generator=randoms, dtype=torch.float64) for s in ((50, 5), (50, size), (size, 5)))
+    start = atoms.clone()
     compiled = improved_atoms(atoms, codes.T @ codes, x.T @ codes)
     monkeypatch.setattr(dictionary, "_library", lambda: None)
     torch.testing.assert_close(improved_atoms(atoms, codes.T @ codes, x.T @ codes), compiled, rtol=0, atol=1e-12)
     assert float((compiled - atoms).abs().max()) > 0.1
+    assert torch.equal(atoms, start)
 
 
 def test_a_full_batch_step_never_raises_the_mean_energy():

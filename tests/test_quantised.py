@@ -119,7 +119,7 @@ def test_other_encoders_settings_and_widths_are_refused():
         with pytest.raises(BadInput, match="one layer"):
             QuantisedEncoder(PSD(generative, encoder))
     for levels, keep in ((0, 1.0), (64, 1.0), (63, 0.0), (63, 1.5)):
-        with pytest.raises(BadInput, match="levels|keep"):
+        with pytest.raises(BadInput, match=r"levels|keep"):
             QuantisedEncoder(machine(7, 11), levels=levels, keep=keep)
     with pytest.raises(BadInput, match=r"\(n, 7\)"):
         QuantisedEncoder(machine(7, 11)).transform(torch.zeros(2, 5))

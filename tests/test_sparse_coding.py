@@ -68,6 +68,26 @@ def test_the_gap_bounds_the_distance_from_the_optimum(non_negative: bool):
     assert bool((false_gap < p.measure(z, z @ p.gram - p.correlation)[0] - best.objective).any())
 
 
+@pytest.mark.parametrize("non_negative", [False, True])
+def test_many_codes_meet_the_conditions_from_any_start(non_negative: bool):
+    randoms = zoo.generator(5)
+    x, dictionary = (torch.randn(*s, generator=randoms, dtype=torch.float64) for s in ((53, 61), (61, 131)))
+    penalty = 4 + 4 * torch.rand(131, generator=randoms, dtype=torch.float64)
+    p = Lasso(3 * x, dictionary, penalty, non_negative=non_negative)
+    found = solve(p, tolerance=1e-9)
+    assert float(found.gap.max()) <= 1e-9
+    assert violation(p, found.code) < 1e-3
+    assert violation(p, found.code.float().double()) < 1e-3 < violation(p, 1.001 * found.code)
+    assert 20 < float((found.code != 0).double().sum(1).mean()) < 61
+    for start in (torch.randn_like(found.code), found.code.roll(1, 0), found.code):
+        other = solve(p, start=start, tolerance=1e-9)
+        assert float(other.gap.max()) <= 1e-9
+        close(other.objective, found.objective, 1e-8)
+    measured = p.measure(found.code, found.code @ p.gram - p.correlation)
+    close(found.objective, measured[0], 1e-9)
+    assert float(measured[1].max()) <= 2e-9
+
+
 def test_agrees_with_scikit_learn():
     randoms = zoo.generator(1)
     x, atoms = (torch.randn(*s, generator=randoms, dtype=torch.float64) for s in ((29, 13), (31, 13)))
