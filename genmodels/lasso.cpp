@@ -118,8 +118,8 @@ class Solver {
     for (int64_t v = 0; v < vectors; ++v) q[v] = sum[v];
   }
 
-  // The coordinates to work on: those of the rounds before, those that are not zero, and those that violate optimality at
-  // zero, at first the worst of them, later those that may come to it too.
+  // The coordinates to work on: those of the rounds before, those that are not zero, and those that violate optimality
+  // at zero, at first the worst of them, later those that may come to it too.
   void enter() {
     const int64_t old = m_;
     const double bar = old > 0 ? kNear : 1 + kShare * (worst_ - 1);
@@ -176,8 +176,9 @@ class Solver {
   // Sweeps until one changes no sign; if few coordinates have just joined, another and Newton's step, until it fits.
   void descend() {
     for (int attempt = 0; attempt < kAttempts; ++attempt) {
+      const int enough = settled_ ? kCalm : 1;
       int sweep = 0;
-      for (int calm = 0; calm < (settled_ ? kCalm : 1) && sweep < kSweeps; ++sweep) calm = sweep_support() ? 0 : calm + 1;
+      for (int calm = 0; calm < enough && sweep < kSweeps; ++sweep) calm = sweep_support() ? 0 : calm + 1;
       if (!settled_ || newton()) return;
     }
   }

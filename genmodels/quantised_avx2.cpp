@@ -1,8 +1,9 @@
-// A soft threshold of a linear map, for many examples: products of small integers, summed exactly, without those of zeros.
+// A soft threshold of a linear map, for many examples: products of small integers, summed exactly, without those of
+// groups of zeros.
 //
 // Row by row, x − b is rounded to steps of its largest entry / levels and lifted by levels, because the instruction
-// multiplies unsigned with signed bytes; `start` holds what takes the lift off every sum. Lanes are examples, so that every
-// code has a list of its own of the groups of inputs that it looks at.
+// multiplies unsigned with signed bytes; `start` holds what takes the lift off every sum. Lanes are examples, so that
+// every code has a list of its own of the groups of inputs that it looks at.
 
 #include <immintrin.h>
 
@@ -87,8 +88,8 @@ class Tile {
   __m256 centred(const float* x, int64_t i) const {
     const __m256 bias = _mm256_loadu_ps(p_.bias + i);
     if (i + kLanes <= p_.size) return _mm256_sub_ps(_mm256_loadu_ps(x + i), bias);
-    const __m256i at = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(static_cast<int>(i)));
-    const __m256i in = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(p_.size)), at);
+    const __m256i left = _mm256_set1_epi32(static_cast<int>(p_.size - i));
+    const __m256i in = _mm256_cmpgt_epi32(left, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
     return _mm256_sub_ps(_mm256_maskload_ps(x + std::min(i, p_.size), in), bias);
   }
 
@@ -96,11 +97,13 @@ class Tile {
   void quantise(int64_t row) {
     const float levels = static_cast<float>(p_.levels);
     const __m256 positive = _mm256_castsi256_ps(_mm256_set1_epi32(0x7FFFFFFF));
-    const __m256i lift = _mm256_set1_epi8(static_cast<char>(p_.levels)), order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    const __m256i lift = _mm256_set1_epi8(static_cast<char>(p_.levels));
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     for (int64_t r = 0; r < kRows; ++r) {
       const float* x = p_.x + std::min(row + r, p_.num - 1) * p_.size;
       __m256 largest = _mm256_set1_ps(1e-30f);
-      for (int64_t i = 0; i < p_.size; i += kLanes) largest = _mm256_max_ps(largest, _mm256_and_ps(centred(x, i), positive));
+      for (int64_t i = 0; i < p_.size; i += kLanes)
+        largest = _mm256_max_ps(largest, _mm256_and_ps(centred(x, i), positive));
       __m128 most = _mm_max_ps(_mm256_castps256_ps128(largest), _mm256_extractf128_ps(largest, 1));
       most = _mm_max_ps(most, _mm_movehl_ps(most, most));
       most = _mm_max_ss(most, _mm_shuffle_ps(most, most, 1));
@@ -109,7 +112,8 @@ class Tile {
       for (int64_t i = 0; i < stride_; i += kBytes) {
         __m256i numbers[4];
         each<4>([&](auto v) { numbers[v] = _mm256_cvtps_epi32(_mm256_mul_ps(centred(x, i + v * kLanes), inverse)); });
-        const __m256i low = _mm256_packs_epi32(numbers[0], numbers[1]), high = _mm256_packs_epi32(numbers[2], numbers[3]);
+        const __m256i low = _mm256_packs_epi32(numbers[0], numbers[1]);
+        const __m256i high = _mm256_packs_epi32(numbers[2], numbers[3]);
         const __m256i packed = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes_.data() + r * stride_ + i), _mm256_add_epi8(packed, lift));
       }
@@ -126,8 +130,8 @@ class Tile {
       }
   }
 
-  // Adds one part of a code's list. Its sums have names, because an array of them would live in memory, and the function is
-  // called, because what stands around it needs registers too.
+  // Adds one part of a code's list. Its sums have names, because an array of them would live in memory, and the function
+  // is called, because what stands around it needs registers too.
   [[gnu::noinline]] void add_part(int64_t part) {
     __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a, e = a, f = a, g = a, h = a;
     const int32_t *group = p_.group, *weights = p_.weight;

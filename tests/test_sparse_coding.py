@@ -211,6 +211,7 @@ def test_the_most_probable_code_is_a_minimum(name: str):
     model = tiny(name)
     x, _ = model.sample(13, generator=zoo.generator(1))
     found = model.infer(x)
+    close(found.energy, model.energy(x, found.z))
     noise = 0.03 * torch.randn(200, 13, 3, generator=zoo.generator(2), dtype=torch.float64)
     around = found.z[0] + noise
     around = around.clamp_min(0) if model.factors.non_negative else around
