@@ -79,6 +79,9 @@ class Tile {
     quantise(row);
     for (int64_t column = 0; column < p_.codes; column += kCodes) {
       const int64_t codes = std::min(kCodes, p_.codes - column);
+      // Rows far apart are more than the processor foresees: their lines are fetched while the sums are made.
+      for (int64_t r = row; r < std::min(row + kRows, p_.num); ++r)
+        __builtin_prefetch(p_.code + r * p_.codes + column, 1);
       for (int64_t c = 0; c < codes; ++c) one_code(column + c, found_ + c * kRows);
       store(row, column, codes);
     }
