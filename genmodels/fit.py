@@ -67,6 +67,7 @@ def fit(
     config: Mapping[str, Any] | None = None,
     progress: ShowProgress | None = None,
     processes: Processes | None = None,
+    until: int | None = None,
 ) -> list[Record]:
     """Train `model` in place and return one record of metrics per epoch; the model ends with its averaged weights.
 
@@ -80,18 +81,22 @@ def fit(
     checkpoint. Several `processes` share the rows of every batch and the chains, each with random numbers of its own, and
     sum their gradients; the first alone writes, calls back and shows progress. A run may be taken up by any number of them.
     Where they split the parameters of networks, `model` is left split.
+
+    With `until`, the run is left after that many epochs, its learning rate where the schedule of all of them has it; another
+    call takes it up.
     """
     settings = Settings() if settings is None else settings
+    end = settings.epochs if until is None else min(until, settings.epochs)
     processes = one_process(settings.device, settings.precision) if processes is None else processes
     check_rows(model, data)
     with StopRequest() as stop:
         run = _Run(model, objective, data, settings, out, config or {}, progress, processes, stop)
         run.start()
-        while run.state.epoch < settings.epochs and not run.stopping:
+        while run.state.epoch < end and not run.stopping:
             run.epoch()
             if not run.stopping:
                 run.finish_epoch(callbacks)
-            last = run.state.epoch == settings.epochs
+            last = run.state.epoch == end
             if run.stopping or last or run.state.epoch % settings.checkpoint_every == 0:
                 run.save()
         if run.stopping:

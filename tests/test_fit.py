@@ -192,6 +192,14 @@ def test_a_finished_run_is_loaded_and_not_trained_again(bars, tmp_path) -> None:
     assert torch.equal(averaged, again.weight)
 
 
+def test_a_run_left_early_is_taken_up_on_its_schedule(bars, tmp_path) -> None:
+    settings, model = replace(TINY, checkpoint_every=2), small_rbm()
+    records = fit(model, pcd(model), bars.train, settings, out=tmp_path / "left", until=1)
+    assert len(records) == 1
+    assert torch.equal(load_checkpoint(tmp_path / "left" / CHECKPOINT).tensors["average.weight"], model.weight)
+    assert trained(bars, tmp_path / "left", settings) == trained(bars, tmp_path / "whole", settings)
+
+
 def test_metrics_of_epochs_after_the_checkpoint_are_dropped(bars, tmp_path) -> None:
     settings = replace(TINY, epochs=5, checkpoint_every=3)
     with pytest.raises(Killed):
