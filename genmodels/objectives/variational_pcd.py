@@ -69,7 +69,8 @@ def variational_pcd(
 
     def step(x: Tensor, state: ObjectiveState, generator: torch.Generator):
         with torch.no_grad():
-            layers = model.anneal(precision=precision)
+            # Weights change with every step: what is prepared for one must be cheap to prepare.
+            layers = model.anneal(precision="sliced" if is_narrow(model, precision) else precision)
             chains, model_means, own_field = _run_chains(layers, state, num_steps, generator)
             fields = model.mean_field(x, num_iterations=num_iterations, tolerance=0.0)
             data_statistics = _statistics(model, (x, *model.means(fields)))
