@@ -104,15 +104,29 @@ def stacked(bottom: RBM, top: RBM) -> DBM:
 
 
 @torch.no_grad()
-def deepened(rbm: RBM, num_top: int, *, scale: float = 0.01, generator: torch.Generator | None = None) -> DBM:
-    """A DBM that starts as `rbm` with a further layer of Bernoulli units above, all but uncoupled: weights of about `scale`.
+def deepened(
+    rbm: RBM,
+    num_top: int,
+    *,
+    scale: float = 0.01,
+    mean: Float[Tensor, " h"] | None = None,
+    generator: torch.Generator | None = None,
+) -> DBM:
+    """A DBM that starts as `rbm` with a further layer of Bernoulli units g above: weights W of about `scale`.
 
-    Its marginal of x is nearly that of `rbm` and its mean field nearly exact, so joint learning begins where the RBM stands.
+    With a small scale its marginal of x is nearly that of `rbm` and its mean field nearly exact, so joint learning begins where
+    the RBM stands, but slowly: the gradient in W vanishes with W. Weights that matter are possible from the start with `mean`,
+    E[h] of the data, and h of Bernoulli units: then the coupling is of deviations from it, (h − mean)ᵀ W (g − 1/2), and
+    what it adds to log p(h), (h − mean)ᵀ W Wᵀ (h − mean) / 8 to second order, is without its diagonal, which the biases take.
     """
     units = copy.deepcopy(rbm.units)
     model = DBM(*units, Bernoulli(num_top), generator=generator).to(rbm.weight)
+    weight = scale * torch.randn(rbm.hidden.size, num_top, generator=generator).to(rbm.weight)
     model.weight[0].copy_(rbm.weight)
-    model.weight[1].copy_(scale * torch.randn(rbm.hidden.size, num_top, generator=generator))
+    model.weight[1].copy_(weight)
     for bias, own in zip(model.biases, rbm.biases, strict=False):
         bias.copy_(own)
+    if mean is not None:
+        model.bias[1].sub_(weight.sum(1) / 2 + (1 - 2 * mean) * weight.square().sum(1) / 8)
+        model.bias[2].copy_(-(mean @ weight))
     return model

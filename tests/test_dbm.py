@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from zoo import combinations, generator, grid, some_states, tiny, z_scores
 
-from genmodels import DBM, BadInput, Bernoulli, Categorical, Gaussian
+from genmodels import DBM, RBM, BadInput, Bernoulli, Categorical, Gaussian
 from genmodels.greedy import HiddenRows, deepened, next_rbm
 from genmodels.objectives import variational_pcd
 from genmodels.units import Unit
@@ -218,6 +218,21 @@ def test_a_deepened_rbm_is_still_that_rbm():
     close(-model.variational_free_energy(x), log_evidence(model, x))
     coupled = deepened(rbm, 2, scale=0.5, generator=generator()).double()
     assert float((log_evidence(coupled, x) + rbm.free_energy(x)).std()) > 1e-3
+
+
+@torch.no_grad()
+def test_a_centred_start_leaves_a_single_hidden_unit_alone_up_to_fourth_order():
+    rbm = RBM(Bernoulli(5), Bernoulli(1)).double()
+    rbm.weight.normal_(generator=generator(1))
+    x = all_rows(deepened(rbm, 2))
+
+    def moved(scale: float, mean: torch.Tensor | None) -> float:
+        model = deepened(rbm, 3, scale=scale, mean=mean, generator=generator(2))
+        return float((log_evidence(model, x) + rbm.free_energy(x)).std())
+
+    mean = torch.tensor([0.3], dtype=torch.float64)
+    assert moved(0.2, mean) / moved(0.1, mean) == pytest.approx(16, rel=0.1)
+    assert moved(0.2, None) / moved(0.1, None) < 5
 
 
 @torch.no_grad()
