@@ -114,10 +114,12 @@ def deepened(
 ) -> DBM:
     """A DBM that starts as `rbm` with a further layer of Bernoulli units g above: weights W of about `scale`.
 
-    With a small scale its marginal of x is nearly that of `rbm` and its mean field nearly exact, so joint learning begins where
-    the RBM stands, but slowly: the gradient in W vanishes with W. Weights that matter are possible from the start with `mean`,
-    E[h] of the data, and h of Bernoulli units: then the coupling is of deviations from it, (h − mean)ᵀ W (g − 1/2), and
-    what it adds to log p(h), (h − mean)ᵀ W Wᵀ (h − mean) / 8 to second order, is without its diagonal, which the biases take.
+    With a small scale its marginal of x is nearly that of `rbm`, so joint learning begins where the RBM stands. Choose it by
+    what the mean field loses: log p(x) less the bound is Σ_ij W_ij² var(h_i | x) var(g_j | x) / 2 nats to second order, the
+    sum over all weights whether they help or not, and learning takes long to shrink those that do not.
+
+    With `mean`, E[h] of the data, and Bernoulli units h, the coupling is of deviations, (h − mean)ᵀ W (g − 1/2), and what it
+    adds to log p(h), (h − mean)ᵀ W Wᵀ (h − mean) / 8 to second order, is without its diagonal, which the biases take.
     """
     units = copy.deepcopy(rbm.units)
     model = DBM(*units, Bernoulli(num_top), generator=generator).to(rbm.weight)

@@ -236,6 +236,17 @@ def test_a_centred_start_leaves_a_single_hidden_unit_alone_up_to_fourth_order():
 
 
 @torch.no_grad()
+def test_the_first_weights_of_a_top_layer_cost_the_bound_what_their_squares_say():
+    rbm = tiny("Bernoulli", "Bernoulli")
+    model = deepened(rbm, 2, scale=0.05, generator=generator()).double()
+    x = all_rows(model)
+    lost = log_evidence(model, x) + model.variational_free_energy(x)
+    below, above = (mean * (1 - mean) for mean in model.means(model.mean_field(x, tolerance=0.0)))
+    expected = ((below @ model.weight[1].square()) * above).sum(1) / 2
+    torch.testing.assert_close(lost, expected, rtol=0.05, atol=0.0)
+
+
+@torch.no_grad()
 def test_the_next_rbm_has_the_distribution_of_the_hidden_layer():
     rbm = tiny("Bernoulli", "Bernoulli")
     upper = next_rbm(rbm, rbm.visible.size, generator=generator()).double()
