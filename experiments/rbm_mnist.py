@@ -83,8 +83,11 @@ SMOKE = Config(
 )
 
 
-def train(config: Config, seed: int, data: DataSet, out: Path) -> tuple[RBM, float]:
-    """One model and the seconds of its epochs, taken up from its checkpoint if an earlier attempt was cut short."""
+def train(config: Config, seed: int, data: DataSet, out: Path, *, until: int | None = None) -> tuple[RBM, float]:
+    """One model and the seconds of its epochs, taken up from its checkpoint if an earlier attempt was cut short.
+
+    With `until`, what it is after that many epochs of its schedule.
+    """
     generator = default_generator(seed)
     model = RBM(Bernoulli(data.num_features), Bernoulli(config.hidden), generator=generator)
     model.initialise_from_data(data.train.fixed(seed))
@@ -107,6 +110,7 @@ def train(config: Config, seed: int, data: DataSet, out: Path) -> tuple[RBM, flo
             out=out,
             config=asdict(replace(config, seeds=(seed,))),
             progress=progress,
+            until=until,
         )
     return model.requires_grad_(False), sum(record["seconds"] for record in records)
 
