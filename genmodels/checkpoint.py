@@ -55,7 +55,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as file:
             header = _header(path, file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            # Copied: products may differ in their last bits with where in memory a tensor begins, in a file anywhere.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
     except SafetensorError as error:
         raise BadInput(
             f"{path} is truncated or no checkpoint ({error}): restore it from a copy or train again."

@@ -109,6 +109,35 @@ def test_weights_that_are_not_numbers_do_not_pass_unseen(bad: float):
     assert bool(field.isnan().all())
 
 
+@needs_native
+@pytest.mark.parametrize("default", [torch.float32, torch.float64])
+def test_whole_temperatures_and_other_default_types(default: torch.dtype):
+    weight, x, zero = weights(17, 31), bits(13, 17), torch.zeros(31)
+    torch.set_default_dtype(default)
+    try:
+        fused = LookupConditional([weight])
+        field, drawn = fused.field([x], 2, zero, zero), fused.draw([x], 2, zero, zero, key_of(3))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert within_contract(field, x, weight, zero, zero, 2)
+    assert torch.equal(drawn, LookupConditional([weight]).draw([x], 2.0, zero, zero, key_of(3)))
+
+
+@needs_native
+def test_a_layer_without_inputs_has_its_bias():
+    field = LookupConditional([torch.zeros(0, 3)]).field([torch.zeros(5, 0)], 1.0, torch.ones(3), torch.ones(3))
+    assert torch.equal(field, torch.full((5, 3), 2.0))
+
+
+@needs_native
+@pytest.mark.parametrize("largest", [3.4e38, 3.4028e38])
+def test_weights_at_the_end_of_the_numbers(largest: float):
+    """What lies next to them vanishes: R / 2²⁸ is 1e30."""
+    weight = torch.tensor([[largest, 0.0], [0.0, 1e37]])
+    field = LookupConditional([weight]).field([torch.eye(2)], 1.0, torch.zeros(2), torch.zeros(2))
+    torch.testing.assert_close(field, weight, rtol=1e-5, atol=0)
+
+
 # Draws
 
 

@@ -133,7 +133,7 @@ inline __m512 softplus(__m512 field) {
 // A part has at most `room` groups of inputs of single chains, to stay in the second-level cache.
 template <typename Part>
 void deal(const Job& job, int64_t unit, int64_t room, int64_t threads, Part part) {
-  const int64_t parts = (job.chains * job.groups + room - 1) / room;
+  const int64_t parts = std::max<int64_t>((job.chains * job.groups + room - 1) / room, 1);
   const int64_t size = ((job.chains + parts - 1) / parts + unit - 1) / unit * unit;
   // Where chains are few, threads share the outputs rather than read all weights.
   const int64_t ranges = parts < threads ? threads : 1;

@@ -52,7 +52,9 @@ def contrasted_correlation(
     multiply = _multiply_bytes() if above.dtype == torch.float32 else None
     if multiply is not None:
         return multiply(below, above, dither, left, right)
-    levels = torch.add(dither.unfold(0, size, 1), above, alpha=_LEVELS).floor_().sub_(128).to(torch.int8)
+    levels = (
+        torch.add(dither.unfold(0, size, 1), above, alpha=_LEVELS).floor_().clamp_(max=_LEVELS).sub_(128).to(torch.int8)
+    )
     signed = below.to(torch.int8)
     signed[num // 2 :].neg_()
     scale = 2 / (num * _LEVELS)
@@ -72,7 +74,7 @@ def _multiply_bytes() -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tens
     def multiply(below: Tensor, above: Tensor, dither: Tensor, left: Tensor, right: Tensor) -> Tensor:
         below, above, left, right = unit_stride(below), above.contiguous(), left.contiguous(), right.contiguous()
         (num, size), width = above.shape, below.shape[1]
-        out = torch.empty(width, size)
+        out = torch.empty(width, size, dtype=torch.float32)
         job = _Correlated(
             below.data_ptr(),
             below.stride(0),

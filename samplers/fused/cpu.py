@@ -65,7 +65,7 @@ class _CpuPass(OnePass):
         self._outputs = weights[0].shape[1]
         size = (self._outputs, self._groups)
         self._packed = torch.empty(getattr(_library(), f"{self.name}_room")(*size), dtype=torch.int8)
-        self._scale = torch.empty(self._outputs)
+        self._scale = torch.empty(self._outputs, dtype=torch.float32)
         given = (_Weight * len(weights))(*[_Weight(w.data_ptr(), len(w), *w.stride()) for w in weights])
         prepare = getattr(_library(), f"{self.name}_prepare")
         prepare(given, len(weights), *size, self._packed.data_ptr(), self._scale.data_ptr(), self._rounding_threads)
@@ -100,7 +100,7 @@ class _CpuPass(OnePass):
 
     def _run(self, name: str, inputs: Sequence[Tensor], beta: float | Tensor, slope: Tensor, base: Tensor, *key):
         num = len(inputs[0])
-        out = torch.empty(num, self._outputs)
+        out = torch.empty(num, self._outputs, dtype=torch.float32)
         if num == 0:
             return out
         self._call(f"{self.name}_{name}", inputs, (beta, slope, base), out, *key)
@@ -152,7 +152,7 @@ class LookupConditional(_CpuPass):
     def draw(self, inputs, beta, slope, base, key):
         if not self._screening or len(inputs[0]) == 0:
             return super().draw(inputs, beta, slope, base, key)
-        out = torch.empty(len(inputs[0]), self._outputs)
+        out = torch.empty(len(inputs[0]), self._outputs, dtype=torch.float32)
         screen = ctypes.byref(self._screen[0])
         unsure = self._call("screen_draw", inputs, (beta, slope, base), out, screen, _seed(key))
         # Weights of very unequal sizes: bytes decide too little, and go on deciding too little.
@@ -164,7 +164,10 @@ class LookupConditional(_CpuPass):
         """What decides most draws, and its memory: two sets of bytes, where the kernel wants any, and six numbers an output."""
         inputs = self._groups * self._inputs
         rooms = [_library().screen_room(self._outputs, inputs, digit) for digit in (0, 1)]
-        memory = [*(torch.zeros(room, dtype=torch.int8) for room in rooms), torch.empty(6, self._outputs)]
+        memory = [
+            *(torch.zeros(room, dtype=torch.int8) for room in rooms),
+            torch.empty(6, self._outputs, dtype=torch.float32),
+        ]
         whole = (self._packed.data_ptr(), self._outputs, inputs, self._scale.data_ptr())
         _library().screen_prepare(*whole, *(tensor.data_ptr() for tensor in memory), self._rounding_threads)
         high, low, numbers = memory

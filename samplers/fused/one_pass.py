@@ -50,7 +50,7 @@ class OnePass(ABC):
 def vector(value: float | Tensor, size: int, device: torch.device) -> Tensor:
     """A float32 vector of the given size in memory, from a number or a tensor of one or `size` numbers."""
     if not isinstance(value, Tensor):
-        return torch.full((size,), value, device=device)
+        return torch.full((size,), value, dtype=torch.float32, device=device)
     if value.shape == (size,) and value.dtype == torch.float32 and value.is_contiguous():
         return value
     return value.detach().to(torch.float32).flatten().expand(size).contiguous()

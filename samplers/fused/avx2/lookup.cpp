@@ -231,10 +231,12 @@ void lookup_prepare(const Weight* weights, int64_t num, int64_t outputs, int64_t
   float largest = 0;
   for (const float total : totals) {
     largest = total <= largest ? largest : total;
-    if (!std::isfinite(total)) return void(std::fill(scale, scale + outputs, NAN));
+    if (std::isfinite(total)) continue;
+    std::memset(packed, 0, lookup_room(outputs, groups));
+    return void(std::fill(scale, scale + outputs, NAN));
   }
   // A little more room than a power of two, for what rounding adds.
-  const int exponent = std::max(std::ilogb(largest * (1 + 0x1p-13f)) + 1, -90) - 29;
+  const int exponent = std::max(std::ilogb(double{largest} * (1 + 0x1p-13)) + 1, -90) - 29;
   const float inverse = std::ldexp(1.0f, -exponent);
   spread(threads, [&](int64_t worker) {
     for (int64_t output = worker; output < outputs; output += threads) {

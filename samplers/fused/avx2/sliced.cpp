@@ -141,7 +141,10 @@ void sliced_prepare(const Weight* weights, int64_t num, int64_t outputs, int64_t
     total += size.total;
   }
   // Weights that are no finite numbers must not pass unseen; a step of 0 for those too small to matter.
-  if (!std::isfinite(total)) return void(std::fill(scale, scale + outputs, NAN));
+  if (!std::isfinite(total)) {
+    std::memset(packed, 0, sliced_room(outputs, groups));
+    return void(std::fill(scale, scale + outputs, NAN));
+  }
   const float step = largest / kLargest;
   std::fill(scale, scale + outputs, step);
   const __m256 inverse = _mm256_set1_ps(step < 0x1p-126f ? 0 : 1 / step);

@@ -275,7 +275,7 @@ void visit_sums(const Part& part, Sum sum, Open open, Visit visit) {
 template <typename Work>
 void run_parts(const Job& job, int64_t threads, Work work) {
   static thread_local std::vector<__m256i> memory;
-  const int64_t size = std::max<int64_t>(kRoom / job.groups / kBlock, 1) * kBlock;
+  const int64_t size = std::max<int64_t>(kRoom / std::max<int64_t>(job.groups, 1) / kBlock, 1) * kBlock;
   for (int64_t first = 0; first < job.chains; first += size) {
     const int64_t count = std::min(size, job.chains - first), blocks = (count + kBlock - 1) / kBlock;
     memory.resize(blocks * job.groups + 1);
