@@ -56,13 +56,14 @@ class Config:
     visible: int = 784
     hidden: int = 500
     chains: int = 2048
-    sweeps: int = 40
+    sweeps: int = 160
+    """Some seconds of work, as for the others."""
     temperatures: int = 100
     epochs: int = 4
     steps_per_epoch: int = 30
     """As many as 60,000 rows have in batches of 2,000."""
     products: int = 100
-    rounds: int = 2
+    rounds: int = 3
     """Of one process, then two: a slow minute of the machine meets both."""
 
 
