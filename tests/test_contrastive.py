@@ -324,6 +324,17 @@ def test_the_correlation_is_the_same_with_and_without_a_compiler(monkeypatch: py
     assert float((matrices[0] - matrices[1]).abs().max()) > 1e-4
 
 
+def test_a_mean_of_one_stays_the_highest_level_whatever_the_dither(monkeypatch: pytest.MonkeyPatch):
+    """Without a compiler: of two million dithers some 15 round 255 and themselves up to 256, which is no level."""
+    monkeypatch.setattr(native, "library", lambda: None)
+    correlation._multiply_bytes.cache_clear()
+    size, nothing = 2_000_000, torch.zeros(2, 1)
+    above = torch.stack([torch.ones(size), torch.zeros(size)])
+    matrix = contrasted_correlation(torch.ones(2, 1), above, nothing, torch.zeros(2, size), generator())
+    correlation._multiply_bytes.cache_clear()
+    torch.testing.assert_close(matrix, torch.ones(1, size))
+
+
 def test_threads_change_nothing_of_the_correlation():
     """As many rows as are worth a second thread; another dither must show."""
     randoms = generator()
